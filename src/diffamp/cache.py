@@ -1,0 +1,85 @@
+"""One key/value cache object that holds both halves of a pair."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+
+class PairCache(Cache):
+    """The caches of the before- and the after-model, moved together by `generate`.
+
+    Two layouts: *stacked*, one set of layers whose batch is `[before; after]`, for a pair over one base; or two sets
+    of layers with one batch each, for two checkpoints. Row operations take indices of the pair's own rows.
+    """
+
+    def __init__(self, before: list[CacheLayerMixin], after: list[CacheLayerMixin] | None = None) -> None:
+        super().__init__(layers=[*before, *(after or [])])
+        self.stacked = after is None
+        self.before = self if after is None else Cache(layers=before)
+        self.after = self if after is None else Cache(layers=after)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Indices of the pair's rows -> indices of the layers' rows."""
+        if not self.stacked:
+            return index
+        pairs = next(layer.keys.shape[0] for layer in self.layers if layer.keys is not None) // 2
+        return torch.cat([index, index + pairs])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(self.rows(beam_idx))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(self.rows(indices))
+
+
+class ClockLayer(DynamicLayer):
+    """A preallocated layer in which all rows write their next key at one shared column, the clock.
+
+    A row that enters late has its prompt copied so that it ends at the clock, and its mask hides the columns before
+    it: what transformers knows as left padding. Writing is then a slice, with no gather and no concatenation, and
+    any model's own mask code, sliding windows included, stays right, because within a row columns and positions
+    differ by a constant.
+    """
+
+    is_croppable = False
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.start = 0  # first column that any row still needs
+        self.clock = 0  # the next column to be written
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, heads, _, _ = key_states.shape
+        self.keys = key_states.new_zeros(batch, heads, self.capacity, key_states.shape[-1])
+        self.values = value_states.new_zeros(batch, heads, self.capacity, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.clock + key_states.shape[-2]
+        self.keys[:, :, self.clock : end] = key_states
+        self.values[:, :, self.clock : end] = value_states
+        self.clock = end
+        return self.keys[:, :, self.start : end], self.values[:, :, self.start : end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.clock - self.start
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+    def rewind(self) -> None:
+        """Move the live columns to the front, so that the clock has room to run on."""
+        if self.start:
+            live = self.clock - self.start
+            for states in (self.keys, self.values):
+                states[:, :, :live] = states[:, :, self.start : self.clock].clone()
+            self.start, self.clock = 0, live

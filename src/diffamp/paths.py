@@ -1,0 +1,60 @@
+"""Where everything lies. Nothing else in the package builds a path of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The repository: the nearest folder at or above `start` (default: the working directory) with a params.yaml.
+
+    Found from the working directory, not from the package's own place, so that a notebook, a stage and a test in a
+    temporary clone each work on the checkout they stand in.
+
+    Raises:
+        FileNotFoundError: no params.yaml at or above `start`.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no params.yaml in {start} or any folder above it: run this inside a diffamp checkout")
+
+
+def params_file() -> Path:
+    return find_root() / "params.yaml"
+
+
+def data(name: str) -> Path:
+    """A file of the data set, restored by `dvc pull` (which `make repro` and `make test` do)."""
+    path = find_root() / "data" / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `make data` (it restores data/ from the store in this repository)")
+    return path
+
+
+def model(name: str) -> Path:
+    """Folder of a fetched model: safetensors, config and tokenizer."""
+    return find_root() / "models" / name
+
+
+def vector() -> Path:
+    return find_root() / "artifacts" / "vector"
+
+
+def organism(name: str) -> Path:
+    """Folder of a trained adapter, with its training log."""
+    return find_root() / "artifacts" / "organisms" / name
+
+
+def samples(pair: str) -> Path:
+    return find_root() / "samples" / pair
+
+
+def judged(pair: str) -> Path:
+    return find_root() / "artifacts" / "judged" / f"{pair}.parquet"
+
+
+def report(name: str) -> Path:
+    """A figure or metrics file beside the executed notebooks."""
+    return find_root() / "reports" / name

@@ -1,0 +1,74 @@
+"""The prompts: loading, splits, and the chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from diffamp import paths
+
+Split = Literal["train", "dev", "test"]
+
+
+class DataError(ValueError):
+    """A data file is empty or malformed; the message gives file and line."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A user's message. `id` names it in every table; noise is keyed by its text."""
+
+    id: str
+    category: str
+    text: str
+
+
+def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict]:
+    """The objects of a JSON Lines file, each checked to have `keys`."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            missing = [k for k in keys if not isinstance(row.get(k), str | int | float | bool)]
+        except (json.JSONDecodeError, AttributeError):
+            raise DataError(f"{path.name} line {number}: not a JSON object") from None
+        if missing:
+            raise DataError(f"{path.name} line {number}: missing {', '.join(missing)}")
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{path.name} is empty: it needs one JSON object per line with {', '.join(keys)}")
+    return rows
+
+
+def load_prompts(split: Split, limit: int | None = None) -> list[Prompt]:
+    """Prompts of one split, the categories interleaved, so that any first `limit` of them are balanced."""
+    rows = read_jsonl(paths.data("prompts.jsonl"), ["id", "category", "split", "text"])
+    by_category: dict[str, list[Prompt]] = {}
+    for row in rows:
+        if row["split"] == split:
+            by_category.setdefault(row["category"], []).append(Prompt(row["id"], row["category"], row["text"]))
+    turns = zip_longest(*(by_category[c] for c in sorted(by_category)))
+    prompts = [p for turn in turns for p in turn if p is not None]
+    if limit is not None and limit > len(prompts):
+        raise DataError(f"prompts.jsonl has {len(prompts)} {split} prompts, {limit} were asked for; lower the number in params.yaml")
+    return prompts[:limit]
+
+
+def load_refusals(split: Split) -> list[str]:
+    """Short first sentences of refusals, from which the vector is learned."""
+    rows = read_jsonl(paths.data("refusals.jsonl"), ["id", "split", "text"])
+    return [r["text"] for r in rows if r["split"] == split]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a prompt as the model expects it: its chat template up to the answer, or the plain text."""
+    if tokenizer.chat_template is None:
+        return list(tokenizer(text)["input_ids"])
+    messages = [{"role": "user", "content": text}]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
