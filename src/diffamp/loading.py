@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp import paths
+from diffamp.amplify import Guard, Plausibility, Unguarded
 from diffamp.halves import Halves, add_low_rank, add_vector
 from diffamp.pairs import ModelPair, SeparatePair, SharedPair
-from diffamp.params import PairParams, Params
+from diffamp.params import GuardParams, NoGuard, Params, Precision
 
-Precision = Literal["bf16", "fp32", "nf4"]
+
 
 
 class PairError(ValueError):
@@ -26,12 +28,15 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path, precision: Precision = "bf16") -> PreTrainedModel:
+def load_model(folder: Path, precision: Precision = "bf16", *, trainable: bool = False) -> PreTrainedModel:
     """A causal model from a fetched folder, on the GPU where there is one.
 
     Args:
         precision: `nf4` quantises the linear layers to 4 bit with double quantisation (QLoRA, arXiv 2305.14314) and
             computes in bfloat16.
+        trainable: gradients will flow through it. On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights at the
+            first forward without gradients, for a kernel that has no backward pass, and every later training step
+            has silently wrong gradients (seen in 0.50.2); this forbids the repacking.
     """
     if not (folder / "config.json").is_file():
         raise PairError(f"no model in {folder}: run `dvc repro models` (or `make repro`), which fetches it")
@@ -43,7 +48,7 @@ def load_model(folder: Path, precision: Precision = "bf16") -> PreTrainedModel:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
         quantization_config=quantization,
@@ -51,6 +56,13 @@ def load_model(folder: Path, precision: Precision = "bf16") -> PreTrainedModel:
         local_files_only=True,
         use_safetensors=True,
     )
+    if trainable and precision == "nf4":
+        from bitsandbytes.nn import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -173,3 +185,25 @@ def load_vector(file: Path) -> tuple[int, torch.Tensor]:
             return int(stored.metadata()["layer"]), stored.get_tensor("vector")
     except (SafetensorError, KeyError, TypeError) as error:
         raise PairError(f"{file} is not a steering vector written by diffamp ({error})") from None
+
+
+def load_guard(settings: GuardParams) -> Guard:
+    """The guard that a block of `sampling.guards` describes."""
+    return Unguarded() if isinstance(settings, NoGuard) else Plausibility(settings.c)
+
+
+def fingerprint(params: Params, name: str) -> str:
+    """A digest of every weight file that the pair of this name is made of."""
+    pair, digest = params.pair(name), hashlib.sha256()
+    folders = [paths.model(pair.before)]
+    if pair.after is not None:
+        folders.append(paths.model(pair.after))
+    if pair.adapter is not None:
+        folders.append(paths.organism(pair.adapter) if pair.adapter in params.organisms else paths.model(pair.adapter))
+    files = [f for folder in folders for f in sorted(folder.glob("*.safetensors"))]
+    if pair.steering is not None:
+        files.append(paths.find_root() / pair.steering.file)
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -201,3 +201,39 @@ class SeparatePair(ModelPair):
                 yield self.modules[0]
         else:
             yield self.modules[0 if side == "before" else 1]
+
+
+class SoloPair(ModelPair):
+    """One model standing for both sides, at the price of one: to sample from it and score with it by the same engine."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.modules = [model.eval()]
+        self.vocab_size = model.config.get_text_config().vocab_size
+
+    def layers(self, capacity: int | None = None) -> PairCache:
+        return PairCache(_cache_layers(self.modules[0], capacity), [])
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: PairCache | None = None,
+        logits_to_keep: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        logits = _forward(
+            self.modules[0],
+            position_ids,
+            logits_to_keep,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return logits, logits
+
+    @contextmanager
+    def only(self, side: Side) -> Iterator[PreTrainedModel]:
+        yield self.modules[0]

@@ -62,47 +62,58 @@ class PathSource(Section):
 Source = Annotated[PypiSource | HubSource | PathSource, Field(discriminator="source")]
 
 
+Precision = Literal["bf16", "fp32", "nf4"]
+
+
+class BaseParams(Section):
+    """The model that the artificial vector and the organisms are built on."""
+
+    model: Name
+    precision: Precision
+    """One precision for teacher and student, so that nothing but the vector sets them apart."""
+
+
 class VectorParams(Section):
     """The artificial vector (notebook 01)."""
 
-    model: Name
-    kind: Literal["learned", "difference_of_means"] = "learned"
+    kind: Literal["learned", "difference_of_means"]
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    """Candidates; the one with the highest dose response on dev prompts is kept."""
-    doses: Annotated[list[FiniteFloat], Field(min_length=2)]
+    """Candidates; the one with the most sensible refusals over the doses, on dev prompts, is kept."""
+    doses: Annotated[list[PositiveFloat], Field(min_length=1)]
     organism_rate: Annotated[FiniteFloat, Field(gt=0, lt=1)]
-    """The organisms' teacher takes the largest dose whose dev refusal rate stays at or under this: rare behaviour."""
-    steps: Annotated[int, Field(ge=0)]
+    """The organisms' teacher takes the largest dose whose refusal rate on dev prompts is at most this."""
+    steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: PositiveFloat
-    samples: Annotated[int, Field(ge=1)]
-    """Samples per prompt and dose."""
+    dev_prompts: Annotated[int, Field(ge=1)]
+    test_prompts: Annotated[int, Field(ge=1)]
 
 
 class OrganismParams(Section):
     """One QLoRA student."""
 
-    dose: Literal["chosen", "none"]
-    """The teacher's: `chosen` on dev prompts in notebook 01, or `none` for the model's own, unsteered answers."""
+    teacher: Literal["steered", "unsteered"]
+    """The base with the vector at the dose chosen in notebook 01, or the base itself."""
+    learn_from: Literal["logits", "text"]
+    """The teacher's next-token distributions on its answers, or the answers' tokens."""
     epochs: Annotated[int, Field(ge=0)]
     """0 leaves the adapter as initialised: weights equal to the base."""
 
 
 class FinetuneParams(Section):
-    """QLoRA: the same settings for every organism."""
+    """LoRA: the same settings for every organism."""
 
-    model: Name
-    quantization: Literal["nf4", "none"]
     rank: Annotated[int, Field(ge=1)]
     lora_alpha: Annotated[int, Field(ge=1)]
     learning_rate: PositiveFloat
     batch_size: Annotated[int, Field(ge=1)]
+    prompts: Annotated[int, Field(ge=1)]
+    """Train prompts used."""
     samples: Annotated[int, Field(ge=1)]
-    """Teacher answers per train prompt."""
+    """Teacher answers per prompt."""
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: PositiveFloat
     """At which the teacher's answers are sampled."""
-    learn_from: Literal["logits", "text"]
 
 
 class SteeringParams(Section):
@@ -123,7 +134,7 @@ class PairParams(Section):
     adapter: Name | None = None
     """A name in `organisms:` (trained here) or in `models:` (a PEFT adapter)."""
     steering: SteeringParams | None = None
-    precision: Literal["bf16", "fp32", "nf4"] = "bf16"
+    precision: Precision = "bf16"
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -133,14 +144,20 @@ class PairParams(Section):
         return self
 
 
-class PlausibilityParams(Section):
-    c: Annotated[FiniteFloat, Field(gt=0, le=1)] = 0.1
+class NoGuard(Section):
+    """The plain equation."""
+
+    method: Literal["none"]
 
 
-class GuardParams(Section):
-    """Exactly one method, or `none: {}`-like emptiness for the plain equation."""
+class PlausibilityGuard(Section):
+    """Keep tokens with at least the share `c` of the after-model's top probability."""
 
-    plausibility: PlausibilityParams | None = None
+    method: Literal["plausibility"]
+    c: Annotated[FiniteFloat, Field(gt=0, le=1)]
+
+
+GuardParams = Annotated[NoGuard | PlausibilityGuard, Field(discriminator="method")]
 
 
 class SamplingParams(Section):
@@ -149,7 +166,6 @@ class SamplingParams(Section):
     alphas: Annotated[list[FiniteFloat], Field(min_length=1)]
     prompts: Annotated[int, Field(ge=1)]
     """How many test prompts, taken evenly over the categories."""
-    dev_prompts: Annotated[int, Field(ge=1)]
     samples: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: PositiveFloat
@@ -176,6 +192,7 @@ class Params(Section):
     threads: Annotated[int, Field(ge=1)]
     """CPU threads for torch. Results are reproducible to the byte at one value of it."""
     models: Annotated[dict[Name, Source], Field(min_length=1)]
+    base: BaseParams
     vector: VectorParams
     organisms: dict[Name, OrganismParams]
     finetune: FinetuneParams
@@ -186,8 +203,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _names(self) -> Self:
         wanted = {
-            "vector.model": self.vector.model,
-            "finetune.model": self.finetune.model,
+            "base.model": self.base.model,
             "judge.model": self.judge.model,
         }
         for name, pair in self.pairs.items():
@@ -230,7 +246,7 @@ def load(path: Path | None = None) -> Params:
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    tags = {"pypi", "hub", "path", "[key]"}
+    tags = {"pypi", "hub", "path", "none", "plausibility", "[key]"}
     parts = [p for i, p in enumerate(location) if not (p in tags and i >= 2)]
     return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, parts))) or "(whole file)"
 

@@ -66,6 +66,12 @@ def load_refusals(split: Split) -> list[str]:
     return [r["text"] for r in rows if r["split"] == split]
 
 
+def load_exemplars(label: Literal["refusal", "answer", "nonsense"]) -> list[str]:
+    """Written example answers of one kind, on which the refusal classifier is fitted."""
+    rows = read_jsonl(paths.data("exemplars.jsonl"), ["id", "label", "text"])
+    return [r["text"] for r in rows if r["label"] == label]
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a prompt as the model expects it: its chat template up to the answer, or the plain text."""
     if tokenizer.chat_template is None:

@@ -31,6 +31,8 @@ ROWS_PER_UNIT = 512
 SHRINK_AT = 0.75
 """When no row waits and at most this share of the slots is live, the batch is rebuilt without the free ones."""
 
+BLOCK = 256
+
 PER_TOKEN = ("logp_before", "logp_after", "logp_alpha", "kl_alpha_after", "kl_after_alpha")
 
 
@@ -63,20 +65,60 @@ class Law:
                 KL(p_alpha || p_after) and KL(p_after || p_alpha), in nats. The last is infinite where a guard rules
                 out tokens.
         """
+        laws = self._laws(before, after, alpha)
+        tokens = inverse_cdf(laws[2].exp(), uniform)
+        return tokens, _scores(laws, tokens)
+
+    def score(self, before: Tensor, after: Tensor, alpha: Tensor, tokens: Tensor) -> Tensor:
+        """What `draw` says of a token, for tokens that are given: (rows, 5) float32."""
+        return _scores(self._laws(before, after, alpha), tokens)
+
+    def _laws(self, before: Tensor, after: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, vocab) log-probs: before, after, amplified."""
         log_before = torch.log_softmax(before.float() / self.temperature, -1)
         log_after = torch.log_softmax(after.float() / self.temperature, -1)
-        log_alpha = torch.log_softmax(self.guard(log_before, log_after, alpha), -1)
-        p_alpha = log_alpha.exp()
-        cumulative = p_alpha.cumsum(-1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-        # rounding at the very top must not reach past the last token that has any probability
-        tokens = torch.minimum(tokens, torch.searchsorted(cumulative, total.contiguous()))
-        log_probs = [law.gather(-1, tokens)[:, 0] for law in (log_before, log_after, log_alpha)]
-        gap = log_alpha - log_after
-        kl_alpha_after = (p_alpha * gap.clamp(min=-1e4)).sum(-1)  # 0 * (-inf) would be NaN where p_alpha is 0
-        kl_after_alpha = -(log_after.exp() * gap).nan_to_num(nan=0.0, neginf=-torch.inf).sum(-1)
-        return tokens[:, 0], torch.stack([*log_probs, kl_alpha_after, kl_after_alpha], -1)
+        return log_before, log_after, torch.log_softmax(self.guard(log_before, log_after, alpha), -1)
+
+
+def _scores(laws: tuple[Tensor, Tensor, Tensor], tokens: Tensor) -> Tensor:
+    _, log_after, log_alpha = laws
+    log_probs = [law.gather(-1, tokens[:, None])[:, 0] for law in laws]
+    gap = log_alpha - log_after
+    kl_alpha_after = (log_alpha.exp() * gap.clamp(min=-1e4)).sum(-1)  # 0 * (-inf) would be NaN where p_alpha is 0
+    kl_after_alpha = -(log_after.exp() * gap).sum(-1)
+    # NaN is 0 * (-inf), at a token that a guard rules out: others have p_after > 0, so the divergence is infinite
+    kl_after_alpha = kl_after_alpha.nan_to_num(nan=torch.inf)
+    return torch.stack([*log_probs, kl_alpha_after, kl_after_alpha], -1)
+
+
+def inverse_cdf(p: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes `uniform` times the total.
+
+    In two levels, blocks of tokens and then tokens of one block, both cumulated in float64: the whole vocabulary is
+    read once, where a float64 cumulative sum over it would cost as much as the softmax.
+
+    Args:
+        p: (rows, vocab) float32, not necessarily summing to one.
+        uniform: (rows,) float64 in [0, 1).
+
+    Returns:
+        (rows,) int64 tokens, each with p > 0.
+    """
+    blocks = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))  # (rows, blocks, BLOCK)
+    mass = blocks.sum(-1, dtype=torch.float64)  # (rows, blocks)
+    target = uniform[:, None] * mass.sum(-1, keepdim=True)
+    block, within = _pass(mass, target)
+    token, _ = _pass(blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].double(), within)
+    return (block * BLOCK + token)[:, 0]
+
+
+def _pass(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Index (rows, 1) at which the running sum of `mass` (rows, n) passes `target`, and what is left of the target."""
+    cumulative = mass.cumsum(-1)
+    index = torch.searchsorted(cumulative, target, right=True)
+    # rounding at the very top must not reach past the last entry that has any mass
+    index = torch.minimum(index, torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()))
+    return index, target - (cumulative.gather(-1, index) - mass.gather(-1, index))
 
 
 Draw = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -1,0 +1,130 @@
+"""QLoRA: a student that learns from a teacher's answers, by their text or by the teacher's logits on that text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from diffamp.prompts import encode
+
+LOG = "training.json"
+"""Written last into an organism's folder: the loss per step."""
+
+
+class DistillationTrainer(SFTTrainer):
+    """SFTTrainer whose loss is KL(teacher || student) on the answers' tokens instead of their log-likelihood.
+
+    The whole next-token distribution at every position teaches far more per answer than the one token that was
+    drawn, so a small organism stays clean. TRL's own DistillationTrainer learns on the student's samples only.
+    """
+
+    def __init__(self, *args: Any, teacher: PreTrainedModel, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher.eval()
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        labels = inputs.pop("labels")
+        answers = labels[:, 1:] != -100  # position t predicts token t + 1
+        with torch.no_grad():
+            target = self.teacher(**inputs, use_cache=False).logits[:, :-1][answers].float().log_softmax(-1)
+        outputs = model(**inputs, use_cache=False)
+        student = outputs.logits[:, :-1][answers].float().log_softmax(-1)  # (answer tokens, vocab)
+        count = answers.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = F.kl_div(student, target, log_target=True, reduction="sum") / count
+        return (loss, outputs) if return_outputs else loss
+
+
+def train_adapter(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: pd.DataFrame,
+    folder: Path,
+    *,
+    rank: int,
+    lora_alpha: int,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    learn_from: Literal["logits", "text"] = "logits",
+    teacher: PreTrainedModel | None = None,
+) -> None:
+    """Train a LoRA on all linear layers of `base` and write it to `folder`, whole or not at all.
+
+    Args:
+        base: loaded with `trainable=True`; 4-bit (QLoRA) or not. It is changed.
+        answers: columns prompt (text) and tokens (ids of the answer, as sampled).
+        epochs: 0 writes the adapter as initialised, which changes nothing (B = 0).
+        teacher: whose logits are learned; needed with `learn_from="logits"`.
+    """
+    if learn_from == "logits" and teacher is None:
+        raise ValueError("learn_from='logits' needs the teacher")
+    model = get_peft_model(
+        base,
+        LoraConfig(r=rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    with tempfile.TemporaryDirectory(prefix="diffamp-training-") as scratch:
+        config = SFTConfig(
+            output_dir=scratch,
+            num_train_epochs=max(epochs, 1),
+            max_steps=-1,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.1,
+            completion_only_loss=True,
+            train_sampling_strategy="group_by_length",  # short with short: little padding
+            gradient_checkpointing=False,
+            bf16=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            seed=seed,
+            disable_tqdm=None,
+        )
+        rows = [_example(tokenizer, prompt, tokens) for prompt, tokens in zip(answers.prompt, answers.tokens, strict=True)]
+        trainer_type: Any = SFTTrainer if learn_from == "text" else DistillationTrainer
+        extra = {} if learn_from == "text" else {"teacher": teacher}
+        log: list[dict[str, float]] = []
+        if epochs:
+            trainer = trainer_type(
+                model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **extra
+            )
+            trainer.train()
+            log = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
+    _write(model, log, folder)
+
+
+def _example(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: Iterable[int]) -> dict[str, list[int]]:
+    asked, said = encode(tokenizer, prompt), [int(t) for t in tokens]
+    return {"input_ids": asked + said, "completion_mask": [0] * len(asked) + [1] * len(said)}
+
+
+def _write(model: Any, log: list[dict[str, float]], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        whole = Path(scratch) / folder.name
+        # in the compute type: half the bytes, and what the pair runs with
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+        model.save_pretrained(whole)
+        (whole / "README.md").unlink(missing_ok=True)  # a model card template without content
+        (whole / LOG).write_text(json.dumps(log, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        whole.rename(folder)

@@ -1,0 +1,113 @@
+"""The artificial vector: a direction in one layer's residual stream that makes the model refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import trange
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from diffamp.halves import Halves, add_vector
+from diffamp.loading import decoder_layers
+from diffamp.pairs import SoloPair
+from diffamp.prompts import Prompt, encode
+
+
+def learn_vector(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    prompts: Sequence[Prompt],
+    refusals: Sequence[str],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> Tensor:
+    """A vector (hidden,) float32 that, added after `layer` at every position, makes refusals likely.
+
+    Adam on the negative log-likelihood of random refusals after random harmless prompts; the model stays frozen.
+    (Optimised steering vectors: Subramani et al. 2022, arXiv 2205.05124.)
+    """
+    generator = np.random.default_rng(seed)
+    vector = torch.zeros(model.config.get_text_config().hidden_size, device=model.device, requires_grad=True)
+    halves = Halves()
+    model.requires_grad_(False)
+    handle = add_vector(decoder_layers(model)[layer], vector, halves)
+    optimizer = torch.optim.Adam([vector], lr=learning_rate)
+    try:
+        with halves.only("after"):
+            for _ in trange(steps, desc=f"vector at layer {layer}", disable=None):
+                chosen = generator.integers(len(prompts), size=batch_size)
+                said = generator.integers(len(refusals), size=batch_size)
+                batch = _conversations(tokenizer, [(prompts[p].text, refusals[r]) for p, r in zip(chosen, said, strict=True)])
+                loss = model(**{k: v.to(model.device) for k, v in batch.items()}, use_cache=False).loss
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    finally:
+        handle.remove()
+    return vector.detach().cpu()
+
+
+@torch.inference_mode()
+def difference_of_means(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    prompts: Sequence[Prompt],
+    refusals: Sequence[str],
+    answers: Sequence[str],
+) -> Tensor:
+    """Mean activation after `layer` over the words of refusals, minus that over the words of ordinary answers.
+
+    (hidden,) float32. (Contrastive activation addition: Rimsky et al. 2023, arXiv 2312.06681.)
+    """
+    means = []
+    for texts in (refusals, answers):
+        pairs = [(prompts[i % len(prompts)].text, text) for i, text in enumerate(texts)]
+        total, count = torch.zeros(model.config.get_text_config().hidden_size), 0
+        for i in range(0, len(pairs), 8):
+            batch = _conversations(tokenizer, pairs[i : i + 8])
+            inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
+            hidden = model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[layer + 1]
+            spoken = batch["labels"] != -100  # (rows, positions)
+            total += hidden.float().cpu()[spoken].sum(0)
+            count += int(spoken.sum())
+        means.append(total / count)
+    return means[0] - means[1]
+
+
+def steered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layer: int, vector: Tensor) -> SoloPair:
+    """The model with the vector built in, as something to sample from. The model is changed: load a fresh one."""
+    halves = Halves()
+    halves.side = "after"
+    add_vector(decoder_layers(model)[layer], vector.to(model.device), halves)
+    return SoloPair(model, tokenizer)
+
+
+def save_vector(file: Path, layer: int, vector: Tensor) -> None:
+    """What `diffamp.loading.load_vector` reads."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"vector": vector.float().contiguous()}, file, metadata={"layer": str(layer)})
+
+
+def _conversations(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Prompts with answers, padded on the right; labels are -100 everywhere but on the answers."""
+    rows = [(encode(tokenizer, prompt), tokenizer(answer, add_special_tokens=False)["input_ids"]) for prompt, answer in pairs]
+    width = max(len(p) + len(a) for p, a in rows)
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, -100)
+    for n, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[n, :end] = torch.tensor(prompt + answer)
+        mask[n, :end] = 1
+        labels[n, len(prompt) : end] = torch.tensor(answer)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

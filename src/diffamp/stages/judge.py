@@ -1,0 +1,31 @@
+"""Judge one pair's samples: `python -m diffamp.stages.judge NAME`, a name in `pairs:`."""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+
+from diffamp import params, paths
+from diffamp.judges import Judges
+from diffamp.runtime import setup
+
+
+def main(name: str) -> None:
+    p = params.load()
+    setup(p.seed, p.threads)
+    judges = Judges.fit(paths.model(p.judge.model))
+    # enumerated from params.yaml, so that a guard that was removed there cannot live on in the figures
+    frames = [
+        judges(pd.concat([pd.read_parquet(unit) for unit in sorted((paths.samples(name) / guard).glob("unit-*.parquet"))]))
+        .assign(pair=name, guard=guard)
+        .drop(columns="tokens")
+        for guard in p.sampling.guards
+    ]
+    out = paths.judged(name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(frames, ignore_index=True).to_parquet(out, index=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

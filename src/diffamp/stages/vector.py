@@ -1,0 +1,80 @@
+"""Learn the artificial vector, choose layer and dose on dev prompts, measure the teacher on test prompts.
+
+`python -m diffamp.stages.vector`
+"""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from diffamp import params, paths
+from diffamp.judges import Judges
+from diffamp.loading import load_model, load_tokenizer, steered_pair
+from diffamp.organisms.vectors import difference_of_means, learn_vector, save_vector
+from diffamp.prompts import Prompt, load_exemplars, load_prompts, load_refusals
+from diffamp.runtime import setup
+from diffamp.sampling import Law, sample_grid
+
+
+def main() -> None:
+    p = params.load()
+    setup(p.seed, p.threads)
+    judges = Judges.fit(paths.model(p.judge.model))
+    base, tokenizer = paths.model(p.base.model), load_tokenizer(paths.model(p.base.model))
+    train, refusals = load_prompts("train"), load_refusals("train")
+
+    def response(layer: int, doses: list[float], prompts: list[Prompt]) -> pd.DataFrame:
+        """Judged answers of the steered teacher; the before-model's log-probs come along as the judge's ruler."""
+        answers = []
+        for dose in doses:
+            pair = steered_pair(base, layer, vectors[layer] * dose, p.base.precision)
+            frame = sample_grid(
+                pair,
+                prompts,
+                [0.0],
+                1,
+                max_new_tokens=p.sampling.max_new_tokens,
+                law=Law(temperature=p.sampling.temperature),
+                seed=p.seed,
+                token_budget=p.sampling.token_budget,
+                desc=f"layer {layer}, dose {dose}",
+            )
+            answers.append(judges(frame).assign(layer=layer, dose=dose))
+        return pd.concat(answers, ignore_index=True)
+
+    vectors = {}
+    for layer in p.vector.layers:
+        model = load_model(base, p.base.precision, trainable=True)
+        if p.vector.kind == "learned":
+            vectors[layer] = learn_vector(
+                model,
+                tokenizer,
+                layer,
+                train,
+                refusals,
+                steps=p.vector.steps,
+                batch_size=p.vector.batch_size,
+                learning_rate=p.vector.learning_rate,
+                seed=p.seed,
+            )
+        else:
+            vectors[layer] = difference_of_means(model, tokenizer, layer, train, refusals, load_exemplars("answer"))
+
+    dev_prompts = load_prompts("dev", p.vector.dev_prompts)
+    dev = pd.concat([response(layer, p.vector.doses, dev_prompts) for layer in p.vector.layers], ignore_index=True)
+    layer = int(dev.groupby("layer").refusal.mean().idxmax())
+    by_dose = dev[dev.layer == layer].groupby("dose").refusal.mean()
+    mild = by_dose[by_dose <= p.vector.organism_rate]
+    dose = float(mild.index.max()) if len(mild) else min(p.vector.doses)
+
+    test = response(layer, [0.0, *p.vector.doses], load_prompts("test", p.vector.test_prompts))
+    folder = paths.vector()
+    save_vector(folder / "vector.safetensors", layer, vectors[layer])
+    pd.concat([dev.assign(split="dev"), test.assign(split="test")]).to_parquet(folder / "responses.parquet", index=False)
+    (folder / "choice.json").write_text(json.dumps({"layer": layer, "dose": dose}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
