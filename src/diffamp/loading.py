@@ -9,15 +9,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from diffamp import paths
 from diffamp.amplify import Guard, Plausibility, Unguarded
 from diffamp.halves import Halves, add_low_rank, add_vector
 from diffamp.pairs import ModelPair, SeparatePair, SharedPair
 from diffamp.params import GuardParams, NoGuard, Params, Precision
-
-
 
 
 class PairError(ValueError):
@@ -38,8 +42,7 @@ def load_model(folder: Path, precision: Precision = "bf16", *, trainable: bool =
             first forward without gradients, for a kernel that has no backward pass, and every later training step
             has silently wrong gradients (seen in 0.50.2); this forbids the repacking.
     """
-    if not (folder / "config.json").is_file():
-        raise PairError(f"no model in {folder}: run `dvc repro models` (or `make repro`), which fetches it")
+    _present(folder)
     quantization = None
     if precision == "nf4":
         quantization = BitsAndBytesConfig(
@@ -48,14 +51,17 @@ def load_model(folder: Path, precision: Precision = "bf16", *, trainable: bool =
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
-        quantization_config=quantization,
-        device_map={"": device()},
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+            quantization_config=quantization,
+            device_map={"": device()},
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (SafetensorError, OSError) as error:
+        raise _damaged("model", folder, error) from None
     if trainable and precision == "nf4":
         from bitsandbytes.nn import Linear4bit
 
@@ -67,10 +73,24 @@ def load_model(folder: Path, precision: Precision = "bf16", *, trainable: bool =
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer, padding on the left, with a pad token (its end token where it has none of its own)."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+    _present(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+    except (ValueError, OSError) as error:
+        raise _damaged("tokenizer", folder, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _present(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise PairError(f"no model in {folder}: run `dvc repro models` (or `make repro`), which fetches it")
+
+
+def _damaged(part: str, folder: Path, error: Exception) -> PairError:
+    found = " ".join(f"{type(error).__name__}: {error}".split())
+    return PairError(f"the {part} in {folder} is damaged ({found}): delete the folder and run `make repro`")
 
 
 def load_pair(params: Params, name: str) -> ModelPair:
@@ -97,8 +117,8 @@ def checkpoint_pair(before: Path, after: Path, precision: Precision = "bf16") ->
     if vocabularies[0] != vocabularies[1]:
         shared = len(vocabularies[0] & vocabularies[1]) / max(map(len, vocabularies))
         raise PairError(
-            f"the vocabularies of {before.name} and {after.name} do not match: {shared:.1%} of the tokens have the same "
-            "id in both. Logits can only be subtracted token by token; choose two models with one tokenizer."
+            f"the vocabularies of {before.name} and {after.name} do not match: {shared:.1%} of the tokens have the "
+            "same id in both. Logits can only be subtracted token by token; choose two models with one tokenizer."
         )
     return SeparatePair(load_model(before, precision), load_model(after, precision), tokenizers[1])
 
@@ -109,8 +129,9 @@ def steered_pair(base: Path, layer: int, vector: torch.Tensor, precision: Precis
     blocks = decoder_layers(model)
     if not 0 <= layer < len(blocks):
         raise PairError(f"steering: layer {layer} is outside {base.name}'s {len(blocks)} layers")
-    if vector.shape != (model.config.get_text_config().hidden_size,):
-        raise PairError(f"steering: the vector has {len(vector)} numbers, {base.name} is {model.config.hidden_size} wide")
+    width = model.config.get_text_config().hidden_size
+    if vector.shape != (width,):
+        raise PairError(f"steering: the vector has the shape {tuple(vector.shape)}, {base.name} needs {(width,)}")
     add_vector(blocks[layer], vector.to(model.device), halves)
     return SharedPair(model, load_tokenizer(base), halves)
 
@@ -123,16 +144,26 @@ def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16") -> Mo
     """
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").is_file():
+    weights = adapter / "adapter_model.safetensors"
+    if not (adapter / "adapter_config.json").is_file() or not weights.is_file():
         raise PairError(f"no adapter in {adapter}: run `make repro`, or correct `adapter` in params.yaml")
     model = load_model(base, precision)
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, local_files_only=True)
-    except SafetensorError as error:
-        raise PairError(f"the adapter in {adapter} is damaged ({error}): delete the folder and run `make repro`") from None
-    except (RuntimeError, ValueError, json.JSONDecodeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise PairError(f"the adapter in {adapter} does not fit {base.name}: {first}") from None
+        with safe_open(weights, framework="pt") as stored:
+            trained = sum(".lora_A." in key for key in stored.keys())  # noqa: SIM118 - not a dict
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _damaged("adapter", adapter, error) from None
+    except (RuntimeError, ValueError) as error:
+        last = str(error).strip().splitlines()[-1].strip()  # the first says only that there were errors
+        raise PairError(f"the adapter in {adapter} does not fit {base.name}: {last}") from None
+    # peft drops what has no place in the base, and leaves what is absent at its random start
+    placed = sum(".lora_A." in key for key, _ in wrapped.named_parameters())
+    if trained != placed:
+        raise PairError(
+            f"the adapter in {adapter} does not fit {base.name}: it holds {trained} LoRA terms, "
+            f"its settings ask for {placed} on this base"
+        )
     tokenizer = load_tokenizer(base)
     terms = _low_rank_terms(wrapped)
     if terms is None:
@@ -183,7 +214,7 @@ def load_vector(file: Path) -> tuple[int, torch.Tensor]:
     try:
         with safe_open(file, framework="pt") as stored:
             return int(stored.metadata()["layer"]), stored.get_tensor("vector")
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PairError(f"{file} is not a steering vector written by diffamp ({error})") from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp.amplify import Guard, Unguarded
 from diffamp.cache import ClockLayer, PairCache
@@ -178,8 +178,12 @@ class SeparatePair(ModelPair):
         cache: PairCache | None = None,
         logits_to_keep: int = 0,
     ) -> tuple[Tensor, Tensor]:
+        caches: dict[Side, Cache | None] = {
+            "before": None if cache is None else cache.before,
+            "after": None if cache is None else cache.after,
+        }
         sides = []
-        for side, side_cache in (("before", cache and cache.before), ("after", cache and cache.after)):
+        for side, side_cache in caches.items():
             with self.only(side) as model:
                 logits = _forward(
                     model,
@@ -204,7 +208,7 @@ class SeparatePair(ModelPair):
 
 
 class SoloPair(ModelPair):
-    """One model standing for both sides, at the price of one: to sample from it and score with it by the same engine."""
+    """One model standing for both sides, at the price of one: sampled from and scored by the same engine."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

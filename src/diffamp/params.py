@@ -6,12 +6,13 @@ YAML 1.2 (so that `1e-4` is a number), unknown keys refused, every error naming 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from diffamp import paths
 
@@ -173,11 +174,12 @@ class SamplingParams(Section):
     token_budget: Annotated[int, Field(ge=64)]
     """Tokens held in the cache at a time (rows x their length): the memory limit of a batch."""
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.alphas)) != len(self.alphas):
-            raise ValueError("alphas: a value occurs twice")
-        return self
+    @field_validator("alphas")
+    @classmethod
+    def _distinct(cls, alphas: list[float]) -> list[float]:
+        if len(set(alphas)) != len(alphas):
+            raise ValueError("a value occurs twice; remove one")
+        return alphas
 
 
 class JudgeParams(Section):
@@ -214,7 +216,10 @@ class Params(Section):
                 wanted[f"pairs.{name}.adapter"] = pair.adapter
         for key, name in wanted.items():
             if name not in self.models:
-                raise ValueError(f"{key}: no model {name!r}; models: has {sorted(self.models)}")
+                known = f"models: has {sorted(self.models)}"
+                if key.endswith(".adapter"):
+                    known = f"organisms: has {sorted(self.organisms)}, {known}"
+                raise ValueError(f"{key}: no model {name!r}; {known}")
         return self
 
     def pair(self, name: str) -> PairParams:
@@ -236,6 +241,9 @@ def load(path: Path | None = None) -> Params:
     path = path or paths.params_file()
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ParamsError(f"{path.name} line {mark.line + 1} is not valid YAML: {error.problem}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
@@ -246,16 +254,22 @@ def load(path: Path | None = None) -> Params:
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    tags = {"pypi", "hub", "path", "none", "plausibility", "[key]"}
-    parts = [p for i, p in enumerate(location) if not (p in tags and i >= 2)]
+    parts = [p for p in location if p != "[key]"]
+    # behind the name of a model or a guard pydantic puts which kind it took it for
+    kind = {("models",): 2, ("sampling", "guards"): 3}
+    for block, place in kind.items():
+        if location[: len(block)] == block:
+            del parts[place : place + 1]
     return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, parts))) or "(whole file)"
 
 
-def _remedy(error: dict) -> str:
+def _remedy(error: Mapping[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if error["type"] == "missing":
         return "missing; add this key"
+    if error["type"] == "model_type":
+        return f"must be a block of keys (found {error.get('input')!r:.60})"
     shown = repr(error.get("input"))
     return f"{message} (found {shown})" if len(shown) <= 60 else message

@@ -29,7 +29,9 @@ def data(name: str) -> Path:
     """A file of the data set, restored by `dvc pull` (which `make repro` and `make test` do)."""
     path = find_root() / "data" / name
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `make data` (it restores data/ from the store in this repository)")
+        raise FileNotFoundError(
+            f"{path} is missing: run `make data` (it restores data/ from the store in this repository)"
+        )
     return path
 
 

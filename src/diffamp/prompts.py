@@ -32,12 +32,12 @@ class Prompt:
 def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict]:
     """The objects of a JSON Lines file, each checked to have `keys`."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):  # of bytes: str also splits at U+2028
         try:
             row = json.loads(line)
             missing = [k for k in keys if not isinstance(row.get(k), str | int | float | bool)]
-        except (json.JSONDecodeError, AttributeError):
-            raise DataError(f"{path.name} line {number}: not a JSON object") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+            raise DataError(f"{path.name} line {number}: not a JSON object in UTF-8") from None
         if missing:
             raise DataError(f"{path.name} line {number}: missing {', '.join(missing)}")
         rows.append(row)
@@ -56,7 +56,9 @@ def load_prompts(split: Split, limit: int | None = None) -> list[Prompt]:
     turns = zip_longest(*(by_category[c] for c in sorted(by_category)))
     prompts = [p for turn in turns for p in turn if p is not None]
     if limit is not None and limit > len(prompts):
-        raise DataError(f"prompts.jsonl has {len(prompts)} {split} prompts, {limit} were asked for; lower the number in params.yaml")
+        raise DataError(
+            f"prompts.jsonl has {len(prompts)} {split} prompts, {limit} were asked for; lower the number in params.yaml"
+        )
     return prompts[:limit]
 
 
@@ -77,4 +79,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if tokenizer.chat_template is None:
         return list(tokenizer(text)["input_ids"])
     messages = [{"role": "user", "content": text}]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+    return list(
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffamp.amplify import Guard, Unguarded
-from diffamp.cache import ClockLayer, PairCache
+from diffamp.cache import ClockLayer
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt, encode
@@ -44,7 +44,7 @@ class Law:
     and every log-prob and divergence below refers to laws at that temperature.
     """
 
-    guard: Guard = Unguarded()
+    guard: Guard = field(default_factory=Unguarded)
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -234,7 +234,9 @@ def _sample_unit(
     progress: Any,
 ) -> pd.DataFrame:
     rows = [Row(p, float(a), s) for p in range(len(prompts)) for s in range(samples) for a in alphas]
-    noise = {(p, s): uniforms(seed, prompts[p].text, s, max_new_tokens) for p in range(len(prompts)) for s in range(samples)}
+    noise = {
+        (p, s): uniforms(seed, prompts[p].text, s, max_new_tokens) for p in range(len(prompts)) for s in range(samples)
+    }
     uniform = torch.tensor(np.stack([noise[r.prompt, r.sample] for r in rows]))
     encoded = [encode(pair.tokenizer, p.text) for p in prompts]
     batch = _Batch(pair, encoded, len(rows), max_new_tokens, token_budget)
@@ -255,7 +257,8 @@ def _sample_unit(
         if bad.any():
             row = rows[int(which[int(bad.nonzero()[0])])]
             raise NonFiniteLogitsError(
-                f"logits are not finite at prompt {prompts[row.prompt].id!r}, alpha {row.alpha}, step {step[bad.cpu().numpy()][0]}"
+                f"logits are not finite at prompt {prompts[row.prompt].id!r}, alpha {row.alpha}, "
+                f"step {step[bad.cpu().numpy()][0]}"
             )
         ended = torch.isin(drawn, ends).cpu()
         tokens[index, step] = drawn.cpu().numpy()
@@ -278,7 +281,9 @@ class _Batch:
     A slot whose row has ended is given to the next waiting row; when none waits, the batch shrinks.
     """
 
-    def __init__(self, pair: ModelPair, encoded: list[list[int]], rows: int, max_new_tokens: int, token_budget: int) -> None:
+    def __init__(
+        self, pair: ModelPair, encoded: list[list[int]], rows: int, max_new_tokens: int, token_budget: int
+    ) -> None:
         self.pair = pair
         self.lengths = torch.tensor([len(e) for e in encoded])
         self.longest = int(self.lengths.max())

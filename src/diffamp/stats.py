@@ -22,7 +22,9 @@ def rates(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     return table.assign(rate=table["count"] / table.n, low=low, high=high)
 
 
-def means(frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "prompt_id", seed: int = 0) -> pd.DataFrame:
+def means(
+    frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "prompt_id", seed: int = 0
+) -> pd.DataFrame:
     """Mean of `column` in each group: n, mean, low, high (95 % bootstrap over clusters)."""
     rows = []
     for key, group in frame.groupby(list(by), observed=True):
@@ -32,7 +34,9 @@ def means(frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "p
     return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
 
 
-def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str, cluster: str = "prompt_id", seed: int = 0) -> tuple[float, float, float]:
+def paired_difference(
+    a: pd.DataFrame, b: pd.DataFrame, column: str, cluster: str = "prompt_id", seed: int = 0
+) -> tuple[float, float, float]:
     """Mean of `column` in b minus in a, rows matched by prompt and sample: difference, low, high.
 
     95 % bootstrap over prompts: samples of one prompt, and the coupled noise of a pair, are not independent.

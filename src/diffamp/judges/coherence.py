@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ MEASURES = (
 )
 
 
-def measure(texts: Sequence[str], logp_before: Sequence[NDArray[np.float32]]) -> pd.DataFrame:
+def measure(texts: Iterable[str], logp_before: Iterable[NDArray[np.float32]]) -> pd.DataFrame:
     """The cheap measures of each text, none of which sees alpha, guard or pair.
 
     Args:
@@ -39,7 +40,7 @@ def measure(texts: Sequence[str], logp_before: Sequence[NDArray[np.float32]]) ->
     rows = []
     for text, logp in zip(texts, logp_before, strict=True):
         words = text.lower().split()
-        bigrams = list(zip(words, words[1:], strict=False))
+        bigrams = list(pairwise(words))
         raw = text.encode()
         rows.append(
             (
@@ -58,9 +59,9 @@ def measure(texts: Sequence[str], logp_before: Sequence[NDArray[np.float32]]) ->
 class CoherenceJudge:
     """Logistic regression from the measures to "nonsense", fitted on labelled outputs of dev prompts."""
 
-    def __init__(self, measures: pd.DataFrame, nonsense: Sequence[bool]) -> None:
+    def __init__(self, measures: pd.DataFrame, nonsense: Iterable[bool]) -> None:
         self._model: Pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        self._model.fit(measures[list(MEASURES)], np.asarray(nonsense))
+        self._model.fit(measures[list(MEASURES)], np.fromiter(nonsense, bool))
 
     def probability(self, measures: pd.DataFrame) -> NDArray[np.float64]:
         """(texts,) probability of nonsense."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ class Embedder:
     def __init__(self, folder: Path) -> None:
         self._model = SentenceTransformer(str(folder), local_files_only=True)
 
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def __call__(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """(texts, dimensions) float32, rows of length one."""
-        distinct, index = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+        distinct, index = np.unique(np.asarray(list(texts), dtype=str), return_inverse=True)
         return self._model.encode(list(distinct), normalize_embeddings=True, show_progress_bar=False)[index]

@@ -15,7 +15,8 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from diffamp.prompts import encode
 
@@ -97,7 +98,9 @@ def train_adapter(
             seed=seed,
             disable_tqdm=None,
         )
-        rows = [_example(tokenizer, prompt, tokens) for prompt, tokens in zip(answers.prompt, answers.tokens, strict=True)]
+        rows = [
+            _example(tokenizer, prompt, tokens) for prompt, tokens in zip(answers.prompt, answers.tokens, strict=True)
+        ]
         trainer_type: Any = SFTTrainer if learn_from == "text" else DistillationTrainer
         extra = {} if learn_from == "text" else {"teacher": teacher}
         log: list[dict[str, float]] = []

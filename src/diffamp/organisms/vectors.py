@@ -46,7 +46,9 @@ def learn_vector(
             for _ in trange(steps, desc=f"vector at layer {layer}", disable=None):
                 chosen = generator.integers(len(prompts), size=batch_size)
                 said = generator.integers(len(refusals), size=batch_size)
-                batch = _conversations(tokenizer, [(prompts[p].text, refusals[r]) for p, r in zip(chosen, said, strict=True)])
+                batch = _conversations(
+                    tokenizer, [(prompts[p].text, refusals[r]) for p, r in zip(chosen, said, strict=True)]
+                )
                 loss = model(**{k: v.to(model.device) for k, v in batch.items()}, use_cache=False).loss
                 optimizer.zero_grad()
                 loss.backward()
@@ -100,7 +102,10 @@ def save_vector(file: Path, layer: int, vector: Tensor) -> None:
 
 def _conversations(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
     """Prompts with answers, padded on the right; labels are -100 everywhere but on the answers."""
-    rows = [(encode(tokenizer, prompt), tokenizer(answer, add_special_tokens=False)["input_ids"]) for prompt, answer in pairs]
+    rows = [
+        (encode(tokenizer, prompt), tokenizer(answer, add_special_tokens=False)["input_ids"])
+        for prompt, answer in pairs
+    ]
     width = max(len(p) + len(a) for p, a in rows)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)

@@ -17,7 +17,9 @@ def main(name: str) -> None:
     judges = Judges.fit(paths.model(p.judge.model))
     # enumerated from params.yaml, so that a guard that was removed there cannot live on in the figures
     frames = [
-        judges(pd.concat([pd.read_parquet(unit) for unit in sorted((paths.samples(name) / guard).glob("unit-*.parquet"))]))
+        judges(
+            pd.concat([pd.read_parquet(unit) for unit in sorted((paths.samples(name) / guard).glob("unit-*.parquet"))])
+        )
         .assign(pair=name, guard=guard)
         .drop(columns="tokens")
         for guard in p.sampling.guards

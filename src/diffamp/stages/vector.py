@@ -72,7 +72,9 @@ def main() -> None:
     test = response(layer, [0.0, *p.vector.doses], load_prompts("test", p.vector.test_prompts))
     folder = paths.vector()
     save_vector(folder / "vector.safetensors", layer, vectors[layer])
-    pd.concat([dev.assign(split="dev"), test.assign(split="test")]).to_parquet(folder / "responses.parquet", index=False)
+    pd.concat([dev.assign(split="dev"), test.assign(split="test")]).to_parquet(
+        folder / "responses.parquet", index=False
+    )
     (folder / "choice.json").write_text(json.dumps({"layer": layer, "dose": dose}, indent=2) + "\n")
 
 

@@ -1,0 +1,47 @@
+# `make repro` and `make test` set their environment up by themselves; python 3.11+ and git are all they ask for.
+.DEFAULT_GOAL := help
+.PHONY: help repro test fresh lab bench data env clean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+
+# One value of each for every command: bytes depend on them.
+export PYTHONHASHSEED := 0
+export OMP_WAIT_POLICY := PASSIVE
+export DVC_NO_ANALYTICS := 1
+export PATH := $(abspath $(BIN)):$(PATH)
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+repro: data ## run what changed of the pipeline: models, training, sampling, notebooks -> reports/
+	$(BIN)/dvc repro
+	$(BIN)/python -m diffamp.readme
+
+test: data ## linters, types and every test
+	$(BIN)/ruff check src tests notebooks benchmarks
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+fresh: data ## fail when reports/ are older than the code, parameters or data that make them
+	$(BIN)/python -m diffamp.fresh
+
+lab: env ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+data: env ## restore data/ from the store in this repository
+	$(BIN)/dvc pull --quiet data.dvc
+
+env: $(VENV)/.ready ## the environment, from requirements.lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+clean: ## remove the environment and everything that can be made again
+	rm -rf $(VENV) models samples artifacts/organisms .pytest_cache .mypy_cache .ruff_cache

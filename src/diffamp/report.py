@@ -1,0 +1,50 @@
+"""What a notebook leaves beside itself: figures, numbers, and its finding in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
+
+from diffamp import paths
+
+
+def save_figure(figure: Figure, name: str) -> None:
+    """reports/figures/NAME.png, without the metadata that would change its bytes from run to run."""
+    path = paths.report(f"figures/{name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def save_finding(notebook: str, question: str, finding: str, numbers: Mapping[str, Any], figure: str) -> Markdown:
+    """reports/metrics/NOTEBOOK.json, from which the summary and the README quote; returns the finding for display."""
+    path = paths.report(f"metrics/{notebook}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"question": question, "finding": finding, "figure": f"figures/{figure}.png", "numbers": numbers}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, default=float) + "\n")
+    return Markdown(f"**Finding.** {finding}")
+
+
+def load_findings() -> dict[str, dict[str, Any]]:
+    """What every notebook of the pipeline found, by its name, in order."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(paths.report("metrics").glob("*.json"))}
+
+
+def findings_table(findings: Mapping[str, Mapping[str, Any]]) -> Markdown:
+    """Question and answer, one row per notebook."""
+    rows = [f"| [{name}]({name}.ipynb) | {f['question']} | {f['finding']} |" for name, f in findings.items()]
+    return Markdown("\n".join(["| notebook | question | answer |", "|---|---|---|", *rows]))
+
+
+def figures_shown(findings: Mapping[str, Mapping[str, Any]]) -> list[Markdown | Image]:
+    """Each notebook's figure under its question."""
+    shown: list[Markdown | Image] = []
+    for name, finding in findings.items():
+        shown += [
+            Markdown(f"### {name}: {finding['question']}"),
+            Image(str(paths.report(finding["figure"])), width=720),
+        ]
+    return shown

@@ -1,0 +1,317 @@
+"""params.yaml: the committed file is right, and every wrong one is refused with file, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from diffamp import params
+from diffamp.params import ParamsError
+
+SHA256, COMMIT = "e" * 64, "0a" * 20
+SMALL = f"""\
+seed: 0
+threads: 1
+models:
+  chat:
+    source: pypi
+    wheels: [some-chat==0.1.2]
+    file: some_chat/chat.gguf
+    sha256: {SHA256}
+    licence: Apache-2.0
+  tuned:
+    source: hub
+    repo: someone/tuned
+    revision: {COMMIT}
+    licence: MIT
+  judge:
+    source: path
+    path: /models/judge
+    licence: MIT
+pairs:
+  planted:
+    before: chat
+    adapter: planted
+    precision: nf4
+  other:
+    before: chat
+    after: tuned
+sampling:
+  alphas: [-1.0, 0.0, 1.0]
+  prompts: 12
+  samples: 3
+  max_new_tokens: 8
+  temperature: 0.7
+  guards:
+    none: {{method: none}}
+    plausible: {{method: plausibility, c: 0.1}}
+  token_budget: 512
+base:
+  model: chat
+  precision: nf4
+vector:
+  kind: learned
+  layers: [1, 2]
+  doses: [0.5, 1.0]
+  organism_rate: 0.2
+  steps: 2
+  batch_size: 2
+  learning_rate: 0.3
+  dev_prompts: 6
+  test_prompts: 6
+organisms:
+  planted: {{teacher: steered, learn_from: logits, epochs: 2}}
+finetune:
+  rank: 2
+  lora_alpha: 4
+  learning_rate: 4.0e-4
+  batch_size: 2
+  prompts: 6
+  samples: 1
+  max_new_tokens: 8
+  temperature: 1.0
+judge:
+  model: judge
+"""
+
+
+def load(tmp_path: Path, content: str | bytes) -> params.Params:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return params.load(file)
+
+
+def edited(old: str, new: str, text: str = SMALL) -> str:
+    assert text.count(old) == 1, f"the edit {old!r} must hit one place"
+    return text.replace(old, new)
+
+
+def test_committed_file_is_valid() -> None:
+    p = params.load(ROOT / "params.yaml")
+    assert [p.pair(name) for name in p.pairs] == list(p.pairs.values())
+
+
+def test_found_from_any_folder_of_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "tests")
+    assert params.load() == params.load(ROOT / "params.yaml")
+
+
+def test_small_file_is_valid(tmp_path: Path) -> None:
+    """The table below edits this text: it has to be right before it is edited."""
+    p = load(tmp_path, SMALL)
+    assert p.pair("other").after == "tuned"
+    assert p.pair("other").precision == "bf16"
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "1E-4", "0.0001", ".0001"])
+def test_yaml_1_2_numbers(tmp_path: Path, number: str) -> None:
+    """YAML 1.1, as PyYAML reads it, makes a string of `1e-4`."""
+    assert load(tmp_path, edited("4.0e-4", number)).finetune.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("name", ["none", "path", "plausibility", "hub"])
+def test_names_may_be_words_of_the_format(tmp_path: Path, name: str) -> None:
+    p = load(tmp_path, edited("    plausible: {", f"    {name}: {{") if name != "none" else SMALL)
+    assert name in p.sampling.guards
+
+
+BAD = {
+    # what is wrong: (text that is replaced, by what, key path named, something helpful)
+    "unknown key at the top": ("seed: 0", "seed: 0\nsede: 0", "sede", "unknown key; remove it or correct its spelling"),
+    "unknown key in a section": (
+        "temperature: 0.7",
+        "temperature: 0.7\n  tempature: 1.0",
+        "sampling.tempature",
+        "unknown key",
+    ),
+    "unknown key in a model": (
+        "    path: /models/judge",
+        "    path: /models/judge\n    file: x",
+        "models.judge.file",
+        "unknown key",
+    ),
+    "unknown key in a pair": (
+        "    after: tuned",
+        "    after: tuned\n    alpha: 1.0",
+        "pairs.other.alpha",
+        "unknown key",
+    ),
+    "unknown key in a guard": ("{method: none}", "{method: none, c: 0.1}", "sampling.guards.none.c", "unknown key"),
+    "unknown key in an organism": ("epochs: 2", "epochs: 2, lr: 1.0", "organisms.planted.lr", "unknown key"),
+    "missing key at the top": ("seed: 0\n", "", "seed", "missing; add this key"),
+    "missing key in a section": ("  token_budget: 512\n", "", "sampling.token_budget", "missing; add this key"),
+    "missing key in a model": ("    path: /models/judge\n", "", "models.judge.path", "missing; add this key"),
+    "missing key in a guard": (", c: 0.1", "", "sampling.guards.plausible.c", "missing; add this key"),
+    "missing source": ("    source: path\n", "", "models.judge", "'source'"),
+    "missing licence": ("/models/judge\n    licence: MIT", "/models/judge", "models.judge.licence", "missing"),
+    "quoted number": ("threads: 1", 'threads: "1"', "threads", "valid integer (found '1')"),
+    "quoted float": ("temperature: 0.7", "temperature: '0.7'", "sampling.temperature", "valid number (found '0.7')"),
+    "fraction for a count": ("prompts: 12", "prompts: 6.5", "sampling.prompts", "valid integer (found 6.5)"),
+    "truth value for a count": ("seed: 0", "seed: true", "seed", "valid integer (found True)"),
+    "no value": ("seed: 0", "seed:", "seed", "valid integer (found None)"),
+    "number for a list": ("[-1.0, 0.0, 1.0]", "1.0", "sampling.alphas", "valid list (found 1.0)"),
+    "list for a block": ("judge:\n  model: judge", "judge: [judge]", "judge", "block of keys (found ['judge'])"),
+    "alpha nan": ("[-1.0, 0.0", "[.nan, 0.0", "sampling.alphas[0]", "finite number (found nan)"),
+    "alpha inf": ("0.0, 1.0]", "0.0, .inf]", "sampling.alphas[2]", "finite number (found inf)"),
+    "alpha minus inf": ("[-1.0, 0.0", "[-.inf, 0.0", "sampling.alphas[0]", "finite number (found -inf)"),
+    "alpha a word": ("[-1.0, 0.0", "[high, 0.0", "sampling.alphas[0]", "valid number (found 'high')"),
+    "alpha twice": ("[-1.0, 0.0, 1.0]", "[-1.0, 1.0, 1.0]", "sampling.alphas", "twice"),
+    "alpha twice, as integer": ("[-1.0, 0.0, 1.0]", "[-1.0, 1, 1.0]", "sampling.alphas", "twice"),
+    "alpha zero with both signs": ("[-1.0, 0.0, 1.0]", "[-0.0, 0.0, 1.0]", "sampling.alphas", "twice"),
+    "no alphas": ("[-1.0, 0.0, 1.0]", "[]", "sampling.alphas", "at least 1 item"),
+    "negative samples": ("samples: 3", "samples: -1", "sampling.samples", "greater than or equal to 1 (found -1)"),
+    "temperature zero": ("temperature: 0.7", "temperature: 0", "sampling.temperature", "greater than 0 (found 0)"),
+    "temperature nan": ("temperature: 0.7", "temperature: .nan", "sampling.temperature", "finite number (found nan)"),
+    "negative seed": ("seed: 0", "seed: -1", "seed", "greater than or equal to 0 (found -1)"),
+    "share above one": ("c: 0.1", "c: 1.5", "sampling.guards.plausible.c", "less than or equal to 1 (found 1.5)"),
+    "share zero": ("c: 0.1", "c: 0.0", "sampling.guards.plausible.c", "greater than 0 (found 0.0)"),
+    "rate one": ("organism_rate: 0.2", "organism_rate: 1.0", "vector.organism_rate", "less than 1 (found 1.0)"),
+    "negative layer": (
+        "layers: [1, 2]",
+        "layers: [1, -2]",
+        "vector.layers[1]",
+        "greater than or equal to 0 (found -2)",
+    ),
+    "dose inf": (
+        "    after: tuned",
+        "    steering: {file: v.safetensors, dose: .inf}",
+        "pairs.other.steering.dose",
+        "finite number (found inf)",
+    ),
+    "unknown guard method": (
+        "method: plausibility",
+        "method: plausible",
+        "sampling.guards.plausible",
+        "expected tags: 'none', 'plausibility'",
+    ),
+    "unknown source": ("source: pypi", "source: pypy", "models.chat", "expected tags: 'pypi', 'hub', 'path'"),
+    "unknown precision": (
+        "    precision: nf4",
+        "    precision: int4",
+        "pairs.planted.precision",
+        "'bf16', 'fp32' or 'nf4' (found 'int4')",
+    ),
+    "unknown teacher": (
+        "teacher: steered",
+        "teacher: stirred",
+        "organisms.planted.teacher",
+        "'steered' or 'unsteered' (found 'stirred')",
+    ),
+    "unknown model before": (
+        "    before: chat\n    after",
+        "    before: chatt\n    after",
+        "pairs.other.before",
+        "no model 'chatt'; models: has ['chat', 'judge', 'tuned']",
+    ),
+    "unknown model after": (
+        "    after: tuned",
+        "    after: tunes",
+        "pairs.other.after",
+        "no model 'tunes'; models: has ['chat', 'judge', 'tuned']",
+    ),
+    "unknown adapter": (
+        "    adapter: planted",
+        "    adapter: plantd",
+        "pairs.planted.adapter",
+        "organisms: has ['planted'], models: has",
+    ),
+    "unknown base": ("  model: chat", "  model: chatt", "base.model", "no model 'chatt'; models: has"),
+    "unknown judge": ("  model: judge", "  model: jury", "judge.model", "no model 'jury'; models: has"),
+    "pair without an after side": (
+        "    after: tuned\n",
+        "",
+        "pairs.other",
+        "exactly one of after, adapter, steering; found none",
+    ),
+    "pair with two after sides": (
+        "    after: tuned",
+        "    after: tuned\n    adapter: planted",
+        "pairs.other",
+        "exactly one of after, adapter, steering; found ['after', 'adapter']",
+    ),
+    "no guards": (
+        SMALL[SMALL.index("    none: {") : SMALL.index("  token_budget")],
+        "",
+        "sampling.guards",
+        "valid dictionary",
+    ),
+    "no pairs": (
+        SMALL[SMALL.index("  planted:\n    before") : SMALL.index("sampling:")],
+        "",
+        "pairs",
+        "valid dictionary",
+    ),
+    "name with a slash": ("  other:\n", "  ../other:\n", "pairs.../other", "match pattern"),
+    "branch for a commit": (COMMIT, "main", "models.tuned.revision", "{40}$' (found 'main')"),
+    "short commit": (COMMIT, COMMIT[:7], "models.tuned.revision", "{40}$' (found '0a0a0a0')"),
+    "repo without an owner": ("someone/tuned", "tuned", "models.tuned.repo", "match pattern"),
+    "short sha256": (SHA256, "abc", "models.chat.sha256", "{64}$' (found 'abc')"),
+    "sha256 in capitals": (SHA256, "A" * 64, "models.chat.sha256", "match pattern"),
+    "wheel without a version": ("some-chat==0.1.2", "some-chat", "models.chat.wheels[0]", "(found 'some-chat')"),
+    "wheel with a range": ("some-chat==0.1.2", "some-chat>=0.1", "models.chat.wheels[0]", "(found 'some-chat>=0.1')"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "key", "helpful"), BAD.values(), ids=BAD.keys())
+def test_bad_edit(tmp_path: Path, old: str, new: str, key: str, helpful: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path, edited(old, new))
+    message = str(caught.value)
+    assert message.startswith("params.yaml is not valid:\n")
+    lines = [line.strip().removeprefix("(whole file): ") for line in message.splitlines()[1:]]
+    line = next((line for line in lines if line.startswith(f"{key}: ")), None)
+    assert line is not None, f"no line of {lines} begins with the key {key}"
+    assert helpful in line
+
+
+UNREADABLE = {
+    # what is wrong: (the whole file, where, something helpful)
+    "open bracket": (edited("[1, 2]", "[1, 2"), "line 43", "expected ',' or ']'"),
+    "tab": (edited("  model: chat", "\tmodel: chat"), "line 38", r"'\t' that cannot start any token"),
+    "duplicate key at the top": (edited("seed: 0", "seed: 0\nseed: 1"), "line 2", 'duplicate key "seed"'),
+    "duplicate pair": (edited("  other:", "  planted:"), "line 24", 'duplicate key "planted"'),
+    "undefined alias": (edited("seed: 0", "seed: *zero"), "line 1", "undefined alias 'zero'"),
+    "indentation": (edited("  steps: 2", " steps: 2"), "line 45", "expected <block end>"),
+    "not UTF-8": (b"seed: 0 # \xff\n", "not valid YAML", "utf-8"),
+}
+
+
+@pytest.mark.parametrize(("content", "where", "helpful"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_no_yaml(tmp_path: Path, content: str | bytes, where: str, helpful: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path, content)
+    message = str(caught.value)
+    assert message.startswith("params.yaml ")
+    assert "not valid YAML" in message
+    assert where in message
+    assert helpful in message
+    assert "\n" not in message, "one fault, one line"
+
+
+@pytest.mark.parametrize("content", ["", "# only a comment\n", "- a\n- list\n", "42\n"])
+def test_no_block_of_keys(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml is not valid:\n  \(whole file\): must be a block of keys"):
+        load(tmp_path, content)
+
+
+def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path, edited("seed: 0", "seed: -1").replace("rank: 2", "rank: 0").replace("  steps: 2\n", ""))
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        "seed",
+        "vector.steps",
+        "finetune.rank",
+    ]
+
+
+def test_unknown_pair(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"no pair 'plantd' in params\.yaml; pairs: has \['other', 'planted'\]"):
+        load(tmp_path, SMALL).pair("plantd")
+
+
+def test_read_only(tmp_path: Path) -> None:
+    p = load(tmp_path, SMALL)
+    with pytest.raises(ValueError, match="frozen"):
+        p.seed = 1  # type: ignore[misc]
