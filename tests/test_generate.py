@@ -42,6 +42,16 @@ def test_a_ragged_batch_is_its_rows_one_by_one(family: str, tokenizer: PreTraine
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_change_the_logits_of_a_plain_forward(family: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = separate(family, tokenizer).amplify(1.5)
+    with torch.no_grad():
+        padded = model(**batch(PROMPTS)).logits
+        for row, prompt in zip(padded, PROMPTS, strict=True):
+            alone = model(torch.tensor([prompt])).logits[0]
+            torch.testing.assert_close(row[-len(prompt) :], alone, atol=5e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_one_alpha_per_row(family: str, tokenizer: PreTrainedTokenizerBase) -> None:
     pair, alphas = separate(family, tokenizer), [-1.0, 0.5, 4.0]
     rows = continue_(pair.amplify(torch.tensor(alphas)), PROMPTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from diffamp import loading
 from diffamp.loading import adapter_pair, load_model
 from diffamp.pairs import SeparatePair, SharedPair
 from diffamp.prompts import Prompt
@@ -27,7 +29,7 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "C
 
 def dequantised(folder: Path) -> PreTrainedModel:
     """The dense float32 twin of a folder's 4-bit model. Read from weights that no forward has touched."""
-    quantised, dense = load_model(folder, "nf4"), load_model(folder, "fp32")
+    quantised, dense = load_model(folder, "nf4", trainable=True), load_model(folder, "fp32")
     layers = {name: m for name, m in quantised.named_modules() if isinstance(m, Linear4bit)}
     assert len(layers) == 14  # every linear layer but the head
     for name, layer in layers.items():
@@ -59,7 +61,15 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("calls", [1, 2])  # from the second call on the weights may be repacked
+@pytest.fixture(params=["as loaded", "4-bit layers"])
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU holds the dequantised values, a GPU the 4-bit layers: both kinds of pair are tested."""
+    if request.param == "4-bit layers":
+        monkeypatch.setattr(loading, "load_model", functools.partial(load_model, trainable=True))
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("calls", [1, 2])  # a second call must find the weights as they were
 def test_a_four_bit_pair_is_its_dequantised_twin(calls: int, folders: tuple[Path, Path], twin: SeparatePair) -> None:
     """Within bfloat16's eight bits of precision: the twin computes in float32."""
     pair = adapter_pair(*folders, "nf4")
@@ -74,6 +84,7 @@ def test_a_four_bit_pair_is_its_dequantised_twin(calls: int, folders: tuple[Path
     assert relative(*difference) < 0.06
 
 
+@pytest.mark.usefixtures("held")
 def test_a_four_bit_pair_samples_what_it_scores(folders: tuple[Path, Path], twin: SeparatePair) -> None:
     """Log-probs from the sampler's cache, and the twin's of the same texts."""
     pair = adapter_pair(*folders, "nf4")

@@ -85,7 +85,7 @@ def assert_restarts(folder: Path, kills: list[dict], expected: dict[str, bytes])
         exits.append(in_subprocess(folder, **kill))
         found = {name: data for name, data in content(folder).items() if not name.endswith(".tmp")}
         assert found.items() <= expected.items()
-    kept = {file: file.stat().st_mtime_ns for file in folder.glob("unit-*")}
+    kept = {file: file.stat().st_mtime_ns for file in folder.glob("unit-*.parquet")}
     assert in_subprocess(folder) == 0
     assert content(folder) == expected
     assert {file: file.stat().st_mtime_ns for file in kept} == kept  # nothing whole is written twice
@@ -99,10 +99,10 @@ def test_killed_at_the_worst_moments(moment: str, uninterrupted: tuple[dict, flo
     assert assert_restarts(tmp_path / "killed", kills, uninterrupted[0]) == len(kills)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(seed: int, uninterrupted: tuple[dict, float], tmp_path: Path) -> None:
     files, seconds = uninterrupted
-    delays = np.random.default_rng(seed).uniform(0, seconds, 4)
+    delays = np.random.default_rng(seed).uniform(0, seconds, 3)
     (folder := tmp_path / "killed").mkdir()
     assert assert_restarts(folder, [{"delay": float(d)} for d in delays], files) >= 1
 

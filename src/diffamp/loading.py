@@ -37,10 +37,11 @@ def load_model(folder: Path, precision: Precision = "bf16", *, trainable: bool =
 
     Args:
         precision: `nf4` quantises the linear layers to 4 bit with double quantisation (QLoRA, arXiv 2305.14314) and
-            computes in bfloat16.
-        trainable: gradients will flow through it. On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights at the
-            first forward without gradients, for a kernel that has no backward pass, and every later training step
-            has silently wrong gradients (seen in 0.50.2); this forbids the repacking.
+            computes in bfloat16. On a CPU the 4-bit values are then kept as bfloat16: the very numbers that training
+            computes with, where bitsandbytes' CPU inference kernel rounds the quantisation scales once more.
+        trainable: keep the 4-bit layers, through which QLoRA trains. On CPUs with AVX512-BF16 bitsandbytes repacks
+            them at the first forward without gradients, for a kernel that has no backward pass, and every later
+            training step has silently wrong gradients (seen in 0.50.2); this forbids the repacking.
     """
     _present(folder)
     quantization = None
@@ -62,7 +63,9 @@ def load_model(folder: Path, precision: Precision = "bf16", *, trainable: bool =
         )
     except (SafetensorError, OSError) as error:
         raise _damaged("model", folder, error) from None
-    if trainable and precision == "nf4":
+    if precision == "nf4" and not trainable and model.device.type == "cpu":
+        return model.dequantize().to(torch.bfloat16)
+    if precision == "nf4":
         from bitsandbytes.nn import Linear4bit
 
         for module in model.modules():
@@ -165,6 +168,8 @@ def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16") -> Mo
             f"its settings ask for {placed} on this base"
         )
     tokenizer = load_tokenizer(base)
+    if any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values()):
+        return SeparatePair(load_model(base, precision), wrapped, tokenizer)
     terms = _low_rank_terms(wrapped)
     if terms is None:
         return SeparatePair(wrapped, wrapped, tokenizer, switch_off=wrapped.disable_adapter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,23 @@ from transformers.utils import ModelOutput
 from diffamp.amplify import Guard
 from diffamp.cache import PairCache
 
-if TYPE_CHECKING:
-    from diffamp.pairs import ModelPair
+
+class PairedLogits(Protocol):
+    """What the amplified model needs of a pair (`diffamp.pairs.ModelPair` has it)."""
+
+    modules: list[PreTrainedModel]
+    vocab_size: int
+
+    def layers(self) -> PairCache: ...
+
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: PairCache | None = None,
+        logits_to_keep: int = 0,
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass
@@ -47,11 +62,13 @@ class AmplifiedLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def __init__(self, pair: ModelPair, alpha: float | Tensor, guard: Guard) -> None:
+    def __init__(self, pair: PairedLogits, alpha: float | Tensor, guard: Guard) -> None:
         values = torch.as_tensor(alpha, dtype=torch.float32)
         if values.dim() > 1 or not values.isfinite().all():
             raise ValueError(f"alpha must be a finite number or a (batch,) tensor of finite numbers, got {alpha}")
-        super().__init__(copy.deepcopy(pair.config))
+        super().__init__(copy.deepcopy(pair.modules[-1].config))
+        # what transformers sizes its scores by: where one model is padded further, the logits are the shorter ones
+        self.config.get_text_config().vocab_size = pair.vocab_size
         self.generation_config = copy.deepcopy(pair.modules[-1].generation_config)
         self.pair = pair
         self.alpha = values

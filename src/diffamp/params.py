@@ -222,6 +222,11 @@ class Params(Section):
                 raise ValueError(f"{key}: no model {name!r}; {known}")
         return self
 
+    def organism(self, name: str) -> OrganismParams:
+        if name not in self.organisms:
+            raise ParamsError(f"no organism {name!r} in params.yaml; organisms: has {sorted(self.organisms)}")
+        return self.organisms[name]
+
     def pair(self, name: str) -> PairParams:
         if name not in self.pairs:
             raise ParamsError(f"no pair {name!r} in params.yaml; pairs: has {sorted(self.pairs)}")

@@ -6,6 +6,7 @@ one that was never stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class Records:
                     f"{folder} was made with another configuration ({', '.join(_differing(found, text))} differ). "
                     "Choose another folder, or delete this one to start afresh."
                 )
-            for file in folder.glob("unit-*.parquet"):
+            for file in folder.glob("unit-*"):
                 file.unlink()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,14 +59,20 @@ class Records:
     def path(self, unit: int) -> Path:
         return self.folder / f"unit-{unit:05d}.parquet"
 
+    def _digest(self, unit: int) -> Path:
+        return self.folder / f"unit-{unit:05d}.sha256"
+
     def read(self, unit: int) -> pa.Table | None:
         """The unit, or None when it is absent, damaged (checksums are verified) or of another configuration."""
         path = self.path(unit)
         if not path.is_file():
             return None
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException):
+            content = path.read_bytes()
+            if self._digest(unit).read_text() != hashlib.sha256(content).hexdigest():
+                return None
+            table = pq.read_table(pa.BufferReader(content))
+        except (OSError, ValueError, pa.ArrowException):
             return None
         return table if (table.schema.metadata or {}).get(b"diffamp_config") == self._stamp[b"diffamp_config"] else None
 
@@ -75,7 +82,9 @@ class Records:
         stamped = table.replace_schema_metadata({**(table.schema.metadata or {}), **self._stamp})
         pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
         try:
-            _write_whole(self.path(unit), sink.getvalue().to_pybytes())
+            content = sink.getvalue().to_pybytes()
+            _write_whole(self._digest(unit), hashlib.sha256(content).hexdigest().encode())
+            _write_whole(self.path(unit), content)
         except OSError as error:
             raise RecordsError(f"cannot write {self.path(unit)}: {error.strerror}; whole units are kept") from error
 
@@ -93,5 +102,8 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def _differing(found: str, wanted: str) -> list[str]:
-    old, new = json.loads(found), json.loads(wanted)
+    try:
+        old, new = json.loads(found), json.loads(wanted)
+    except ValueError:
+        return ["config.json is damaged: all keys"]
     return [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)] or ["the formatting"]

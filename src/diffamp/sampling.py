@@ -87,7 +87,7 @@ def _scores(laws: tuple[Tensor, Tensor, Tensor], tokens: Tensor) -> Tensor:
     kl_alpha_after = (log_alpha.exp() * gap.clamp(min=-1e4)).sum(-1)  # 0 * (-inf) would be NaN where p_alpha is 0
     kl_after_alpha = -(log_after.exp() * gap).sum(-1)
     # NaN is 0 * (-inf), at a token that a guard rules out: others have p_after > 0, so the divergence is infinite
-    kl_after_alpha = kl_after_alpha.nan_to_num(nan=torch.inf)
+    kl_after_alpha = kl_after_alpha.nan_to_num(nan=torch.inf, posinf=torch.inf)
     return torch.stack([*log_probs, kl_alpha_after, kl_after_alpha], -1)
 
 
@@ -109,7 +109,7 @@ def inverse_cdf(p: Tensor, uniform: Tensor) -> Tensor:
     target = uniform[:, None] * mass.sum(-1, keepdim=True)
     block, within = _pass(mass, target)
     token, _ = _pass(blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].double(), within)
-    return (block * BLOCK + token)[:, 0]
+    return (block * BLOCK + token)[:, 0].clamp(max=p.shape[-1] - 1)
 
 
 def _pass(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,8 +117,10 @@ def _pass(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     cumulative = mass.cumsum(-1)
     index = torch.searchsorted(cumulative, target, right=True)
     # rounding at the very top must not reach past the last entry that has any mass
-    index = torch.minimum(index, torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()))
-    return index, target - (cumulative.gather(-1, index) - mass.gather(-1, index))
+    index = torch.minimum(index, torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())).clamp(
+        max=mass.shape[-1] - 1
+    )
+    return index, (target - (cumulative.gather(-1, index) - mass.gather(-1, index))).clamp(min=0)
 
 
 Draw = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -169,7 +171,7 @@ def sample_grid(
         ValueError: an alpha that is not finite, a prompt that does not fit the context.
         NonFiniteLogitsError: the models overflowed.
     """
-    _check(pair, prompts, alphas, samples, max_new_tokens)
+    check_grid(pair, prompts, alphas, samples, max_new_tokens)
     law = law or Law()
     per_unit = max(1, ROWS_PER_UNIT // (len(alphas) * samples))
     units = [prompts[i : i + per_unit] for i in range(0, len(prompts), per_unit)]
@@ -200,18 +202,21 @@ def configuration(prompts: Sequence[Prompt], alphas: Sequence[float], samples: i
     }
 
 
-def _check(pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, new: int) -> None:
+def check_grid(pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, new: int) -> None:
+    """Raise ValueError for a grid that cannot be sampled, before anything is written."""
     if not prompts or not alphas or samples < 1 or new < 1:
         raise ValueError("a grid needs at least one prompt, one alpha, one sample and one new token")
     if not np.isfinite(alphas).all():
         raise ValueError(f"alphas must be finite numbers, got {list(alphas)}")
-    if (context := pair.context_length) is not None:
-        for prompt in prompts:
-            length = len(encode(pair.tokenizer, prompt.text))
-            if length + new > context:
-                raise ValueError(
-                    f"prompt {prompt.id!r} has {length} tokens; with {new} new ones it exceeds the context of {context}"
-                )
+    context = pair.context_length
+    for prompt in prompts:
+        length = len(encode(pair.tokenizer, prompt.text))
+        if not length:
+            raise ValueError(f"prompt {prompt.id!r} has no token")
+        if context is not None and length + new > context:
+            raise ValueError(
+                f"prompt {prompt.id!r} has {length} tokens; with {new} new ones it exceeds the context of {context}"
+            )
 
 
 def end_tokens(pair: ModelPair) -> list[int]:

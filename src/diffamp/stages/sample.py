@@ -12,7 +12,7 @@ from diffamp.loading import fingerprint, load_guard, load_pair
 from diffamp.prompts import load_prompts
 from diffamp.records import Records
 from diffamp.runtime import setup
-from diffamp.sampling import Law, configuration, sample_grid
+from diffamp.sampling import Law, check_grid, configuration, sample_grid
 
 
 def main(name: str) -> None:
@@ -21,6 +21,7 @@ def main(name: str) -> None:
     grid = p.sampling
     pair = load_pair(p, name)
     prompts = load_prompts("test", grid.prompts)
+    check_grid(pair, prompts, grid.alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
     for guard, settings in grid.guards.items():
         law = Law(load_guard(settings), grid.temperature)
         config = configuration(

@@ -18,7 +18,7 @@ from diffamp.sampling import Law, sample_grid
 def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
-    organism, tuning = p.organisms[name], p.finetune
+    organism, tuning = p.organism(name), p.finetune
     base, tokenizer = paths.model(p.base.model), load_tokenizer(paths.model(p.base.model))
     teacher = SoloPair(load_model(base, p.base.precision), tokenizer)
     if organism.teacher == "steered":

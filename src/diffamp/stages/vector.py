@@ -46,7 +46,7 @@ def main() -> None:
 
     vectors = {}
     for layer in p.vector.layers:
-        model = load_model(base, p.base.precision, trainable=True)
+        model = load_model(base, p.base.precision)
         if p.vector.kind == "learned":
             vectors[layer] = learn_vector(
                 model,
