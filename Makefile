@@ -20,7 +20,7 @@ repro: data ## run what changed of the pipeline: models, training, sampling, not
 	$(BIN)/python -m diffamp.readme
 
 test: data ## linters, types and every test
-	$(BIN)/ruff check src tests notebooks benchmarks
+	$(BIN)/ruff check src tests notebooks
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest

@@ -169,6 +169,7 @@ def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16") -> Mo
         )
     tokenizer = load_tokenizer(base)
     if any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values()):
+        # trained biases overwrite the base's own, which switching the adapter off does not bring back
         return SeparatePair(load_model(base, precision), wrapped, tokenizer)
     terms = _low_rank_terms(wrapped)
     if terms is None:

@@ -13,10 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
+
+
+def read_units(folder: Path) -> pd.DataFrame:
+    """All samples that a finished run left in a folder of `Records`, in order."""
+    return pd.concat([pd.read_parquet(unit) for unit in sorted(folder.glob("unit-*.parquet"))], ignore_index=True)
 
 
 class RecordsError(RuntimeError):
@@ -60,10 +66,11 @@ class Records:
         return self.folder / f"unit-{unit:05d}.parquet"
 
     def _digest(self, unit: int) -> Path:
+        # of the whole file: parquet's own page checksums do not cover its footer
         return self.folder / f"unit-{unit:05d}.sha256"
 
     def read(self, unit: int) -> pa.Table | None:
-        """The unit, or None when it is absent, damaged (checksums are verified) or of another configuration."""
+        """The unit, or None when it is absent, damaged (its SHA-256 is verified) or of another configuration."""
         path = self.path(unit)
         if not path.is_file():
             return None
@@ -80,9 +87,9 @@ class Records:
         """Write a unit under a temporary name, flush it to the disk, and only then give it its own."""
         sink = pa.BufferOutputStream()
         stamped = table.replace_schema_metadata({**(table.schema.metadata or {}), **self._stamp})
-        pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
+        pq.write_table(stamped, sink, compression="zstd")
+        content = sink.getvalue().to_pybytes()
         try:
-            content = sink.getvalue().to_pybytes()
             _write_whole(self._digest(unit), hashlib.sha256(content).hexdigest().encode())
             _write_whole(self.path(unit), content)
         except OSError as error:

@@ -63,7 +63,7 @@ def score(
     law = law or Law()
     frames = []
     for i, before, after in teacher_forced(pair, texts, token_budget):
-        tokens = torch.tensor([int(t) for t in texts[i][1]], device=before.device)
+        tokens = torch.tensor([int(t) for t in texts[i][1]], dtype=torch.long, device=before.device)
         for alpha in alphas:
             values = law.score(before, after, torch.full((len(tokens),), alpha, device=before.device), tokens)
             columns = dict(

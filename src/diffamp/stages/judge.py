@@ -8,6 +8,7 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.judges import Judges
+from diffamp.records import read_units
 from diffamp.runtime import setup
 
 
@@ -17,11 +18,7 @@ def main(name: str) -> None:
     judges = Judges.fit(paths.model(p.judge.model))
     # enumerated from params.yaml, so that a guard that was removed there cannot live on in the figures
     frames = [
-        judges(
-            pd.concat([pd.read_parquet(unit) for unit in sorted((paths.samples(name) / guard).glob("unit-*.parquet"))])
-        )
-        .assign(pair=name, guard=guard)
-        .drop(columns="tokens")
+        judges(read_units(paths.samples(name) / guard)).assign(pair=name, guard=guard).drop(columns="tokens")
         for guard in p.sampling.guards
     ]
     out = paths.judged(name)
