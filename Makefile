@@ -4,7 +4,9 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# the first that really runs (a pyenv shim may exist and not), is new enough and can make environments
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 # One value of each for every command: bytes depend on them.
 export PYTHONHASHSEED := 0
@@ -37,7 +39,7 @@ data: env ## restore data/ from the store in this repository
 env: $(VENV)/.ready ## the environment, from requirements.lock
 
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "python 3.11 or newer (with venv) is needed; set PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'

@@ -162,6 +162,7 @@ def token_heatmap(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], ti
         )
         axes.set_xticks(np.arange(len(words)) + 0.5, words, rotation=0, fontsize=8.5)
         axes.set_yticks(np.arange(len(rows)) + 0.5, list(rows), rotation=0)
+        axes.grid(False)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
     figure.suptitle(title, fontsize=10)

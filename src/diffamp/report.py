@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
@@ -23,9 +25,20 @@ def save_finding(notebook: str, question: str, finding: str, numbers: Mapping[st
     """reports/metrics/NOTEBOOK.json, from which the summary and the README quote; returns the finding for display."""
     path = paths.report(f"metrics/{notebook}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"question": question, "finding": finding, "figure": f"figures/{figure}.png", "numbers": numbers}
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, default=float) + "\n")
+    content = {"question": question, "finding": finding, "figure": f"figures/{figure}.png", "numbers": _plain(numbers)}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
     return Markdown(f"**Finding.** {finding}")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON knows them: numpy's unwrapped, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load_findings() -> dict[str, dict[str, Any]]:
