@@ -1,6 +1,6 @@
 # `make repro` and `make test` set their environment up by themselves; python 3.11+ and git are all they ask for.
 .DEFAULT_GOAL := help
-.PHONY: help repro test fresh lab bench data env clean
+.PHONY: help repro test fresh lab data env clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin

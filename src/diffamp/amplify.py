@@ -64,8 +64,3 @@ class Plausibility:
         after = after.float()
         threshold = after.amax(-1, keepdim=True) + math.log(self.c)
         return amplify(before, after, alpha).masked_fill_(after < threshold, -torch.inf)
-
-
-def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) in nats from two log-prob tensors (..., vocab) -> (...). Tokens with p = 0 contribute nothing."""
-    return torch.where(p > -torch.inf, p.exp() * (p - q), 0).sum(-1)

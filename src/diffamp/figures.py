@@ -34,7 +34,7 @@ def _percent_axis(axes: Axes, label: str) -> None:
 def _alpha_axis(axes: Axes) -> None:
     """Alphas from -1 to large ones: linear up to 1, logarithmic beyond."""
     axes.set_xscale("symlog", linthresh=1, linscale=1)
-    axes.set_xticks([-1, 0, 0.5, 1, 2, 4, 8], ["-1\nbefore", "0\nafter", "0.5", "1", "2", "4", "8"])
+    axes.set_xticks([-1, 0, 0.5, 1, 2, 4, 8], ["-1", "0", "0.5", "1", "2", "4", "8"])
     axes.minorticks_off()
     axes.set_xlabel("alpha")
 
@@ -88,7 +88,7 @@ def training(losses: pd.DataFrame, reflection: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     for number, (organism, log) in enumerate(losses.groupby("organism", sort=False)):
         left.plot(log.step, log.loss, color=_COLOURS[number], label=organism)
-    left.set(xlabel="step", ylabel="training loss, nats per token", yscale="log")
+    left.set(xlabel="step", ylabel="training loss (KL or NLL), nats per token", yscale="log")
     left.legend()
     arms = list(reflection.organism.unique())
     sns.histplot(
@@ -124,7 +124,7 @@ def by_alpha(tables: Mapping[str, Mapping[str, pd.DataFrame]], y_label: str) -> 
 def by_alpha_and_nats(tables: Mapping[str, pd.DataFrame], y_label: str) -> Figure:
     """The same rates against alpha and against realised KL: label -> table with alpha, nats, rate, low, high.
 
-    The second panel joins the amplified points only: from alpha = 0, where the divergence is zero, upwards.
+    The second panel joins the points from alpha = 0 upwards. A guard diverges from the after-model at alpha 0 already.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for number, (label, table) in enumerate(tables.items()):

@@ -230,14 +230,14 @@ def load_guard(settings: GuardParams) -> Guard:
 
 
 def fingerprint(params: Params, name: str) -> str:
-    """A digest of every weight file that the pair of this name is made of."""
+    """A digest of every file that the pair of this name is made of: weights, configurations, tokenizer, template."""
     pair, digest = params.pair(name), hashlib.sha256()
     folders = [paths.model(pair.before)]
     if pair.after is not None:
         folders.append(paths.model(pair.after))
     if pair.adapter is not None:
         folders.append(paths.organism(pair.adapter) if pair.adapter in params.organisms else paths.model(pair.adapter))
-    files = [f for folder in folders for f in sorted(folder.glob("*.safetensors"))]
+    files = [f for folder in folders for f in sorted(folder.iterdir()) if f.is_file()]
     if pair.steering is not None:
         files.append(paths.find_root() / pair.steering.file)
     for path in files:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import papermill
 
 from diffamp import paths
@@ -24,9 +25,19 @@ def main(name: str) -> None:
         )
         strip = ["--keep-output", "--keep-count", "--extra-keys", VOLATILE]
         subprocess.run([sys.executable, "-m", "nbstripout", *strip, str(scratch)], check=True)
+        _drop_stderr(scratch)
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _drop_stderr(path: Path) -> None:
+    """Progress bars and libraries' warnings carry rates, times and paths of the machine."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from diffamp import paths
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
 
@@ -82,7 +82,7 @@ class VectorParams(Section):
     """Candidates; the one with the most sensible refusals over the doses, on dev prompts, is kept."""
     doses: Annotated[list[PositiveFloat], Field(min_length=1)]
     organism_rate: Annotated[FiniteFloat, Field(gt=0, lt=1)]
-    """The organisms' teacher takes the largest dose whose refusal rate on dev prompts is at most this."""
+    """The organisms' teacher takes the last dose before refusals (or nonsense) on dev prompts exceed this."""
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: PositiveFloat

@@ -57,6 +57,11 @@ def judged(pair: str) -> Path:
     return find_root() / "artifacts" / "judged" / f"{pair}.parquet"
 
 
+def notebooks() -> list[Path]:
+    """The source notebooks, in order."""
+    return sorted((find_root() / "notebooks").glob("*.ipynb"))
+
+
 def report(name: str) -> Path:
     """A figure or metrics file beside the executed notebooks."""
     return find_root() / "reports" / name

@@ -16,8 +16,9 @@ from diffamp.prompts import read_jsonl
 
 
 def model_card(name: str, source: Source, folder: Path) -> dict[str, object]:
-    """One row about a fetched model: where it comes from, its licence, family, size and vocabulary."""
-    config = json.loads((folder / "config.json").read_text())
+    """One row about a fetched model or adapter: where it comes from, its licence, family, size and vocabulary."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {"architectures": ["adapter"]}
     parameters = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
@@ -28,9 +29,9 @@ def model_card(name: str, source: Source, folder: Path) -> dict[str, object]:
         "licence": source.licence,
         "family": config["architectures"][0],
         "parameters (M)": round(parameters / 1e6, 1),
-        "layers": config["num_hidden_layers"],
-        "width": config["hidden_size"],
-        "vocabulary": config["vocab_size"],
+        "layers": config.get("num_hidden_layers"),
+        "width": config.get("hidden_size"),
+        "vocabulary": config.get("vocab_size"),
     }
 
 

@@ -43,7 +43,8 @@ def _plain(value: Any) -> Any:
 
 def load_findings() -> dict[str, dict[str, Any]]:
     """What every notebook of the pipeline found, by its name, in order."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(paths.report("metrics").glob("*.json"))}
+    written = {notebook.stem: paths.report(f"metrics/{notebook.stem}.json") for notebook in paths.notebooks()}
+    return {name: json.loads(file.read_text()) for name, file in written.items() if file.is_file()}
 
 
 def findings_table(findings: Mapping[str, Mapping[str, Any]]) -> Markdown:

@@ -1,4 +1,4 @@
-"""Settings of the process that results or speed depend on. Every stage and notebook calls `setup` first."""
+"""Settings of the process that results or speed depend on: `setup` comes first wherever a model runs."""
 
 from __future__ import annotations
 

@@ -6,9 +6,12 @@ batch; a finished row leaves and the next one takes its place at the shared cloc
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +43,8 @@ PER_TOKEN = ("logp_before", "logp_after", "logp_alpha", "kl_alpha_after", "kl_af
 class Law:
     """The distribution that is sampled from: softmax of the guarded, amplified logits at a temperature.
 
-    Before- and after-logits are divided by the temperature first, so alpha 0 is the after-model at that temperature,
-    and every log-prob and divergence below refers to laws at that temperature.
+    The guard sees raw logits, as in `AmplifiedLM.generate`. Every log-prob and divergence below refers to laws at the
+    temperature; without a guard alpha 0 is the after-model and alpha -1 the before-model at that temperature.
     """
 
     guard: Guard = field(default_factory=Unguarded)
@@ -75,9 +78,10 @@ class Law:
 
     def _laws(self, before: Tensor, after: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, vocab) log-probs: before, after, amplified."""
-        log_before = torch.log_softmax(before.float() / self.temperature, -1)
-        log_after = torch.log_softmax(after.float() / self.temperature, -1)
-        return log_before, log_after, torch.log_softmax(self.guard(log_before, log_after, alpha), -1)
+        before, after = before.float(), after.float()
+        laws = before, after, self.guard(before, after, alpha)
+        log_before, log_after, log_alpha = (torch.log_softmax(law / self.temperature, -1) for law in laws)
+        return log_before, log_after, log_alpha
 
 
 def _scores(laws: tuple[Tensor, Tensor, Tensor], tokens: Tensor) -> Tensor:
@@ -157,7 +161,7 @@ def sample_grid(
 
     Args:
         prompts: encoded with the tokenizer's chat template where it has one.
-        alphas: -1 is the before-model, 0 the after-model.
+        alphas: without a guard -1 is the before-model, 0 the after-model.
         max_new_tokens: a row ends there or at an end token.
         seed: of the coupled noise (`diffamp.noise`).
         token_budget: columns of key/value cache at a time; sets the number of rows in a batch.
@@ -196,10 +200,21 @@ def configuration(prompts: Sequence[Prompt], alphas: Sequence[float], samples: i
     guard = {"guard": type(law.guard).__name__.lower(), **getattr(law.guard, "__dict__", {})}
     return {"prompts": [asdict(p) for p in prompts], "alphas": list(alphas), "samples": samples, **guard} | {
         "temperature": law.temperature,
-        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "rows_per_unit": ROWS_PER_UNIT,
+        "code": _digest_of_code(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "numpy")},
         **rest,
     }
+
+
+def _digest_of_code() -> str:
+    """Of every module that a sample passes through: samples of other code are never taken for this code's."""
+    modules = ("amplify", "cache", "halves", "loading", "noise", "pairs", "prompts", "runtime", "sampling")
+    digest = hashlib.sha256()
+    for name in modules:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()
 
 
 def check_grid(pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, new: int) -> None:
@@ -220,10 +235,12 @@ def check_grid(pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[floa
 
 
 def end_tokens(pair: ModelPair) -> list[int]:
-    """Every token that ends an answer, by the after-model's generation config and tokenizer."""
-    configured = pair.modules[-1].generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({t for t in [*configured, pair.tokenizer.eos_token_id] if t is not None})
+    """Every token that ends an answer, by either model's generation config or by the tokenizer."""
+    ends = [pair.tokenizer.eos_token_id]
+    for model in pair.modules:
+        configured = model.generation_config.eos_token_id
+        ends += configured if isinstance(configured, list) else [configured]
+    return sorted({t for t in ends if t is not None})
 
 
 @torch.inference_mode()
@@ -381,7 +398,7 @@ class _Batch:
         )
         before, after = before[:, -1], after[:, -1]
         self.clock += 1
-        self.position += 1
+        self.position[live] += 1
         slots = live.nonzero()[:, 0]
         if len(slots) < len(live):
             before, after = before[slots.to(device)], after[slots.to(device)]

@@ -39,7 +39,9 @@ def fetch(name: str, source: Source, folder: Path) -> Path:
     Raises:
         SourceError: `folder` is as it was, and nothing is left beside it.
     """
-    record = json.dumps({"name": name} | source.model_dump(), indent=2, sort_keys=True) + "\n"
+    # with a digest of this module, so that weights of an older conversion are not taken for this one's
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    record = json.dumps({"name": name, "code": code} | source.model_dump(), indent=2, sort_keys=True) + "\n"
     if (folder / RECORD).is_file() and (folder / RECORD).read_text() == record:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

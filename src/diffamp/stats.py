@@ -6,18 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 
 
-def rates(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
-    """Share of rows with `column` true in each group: n, count, rate, low, high (95 % Wilson interval).
+def rates(frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "prompt_id") -> pd.DataFrame:
+    """Share of rows with `column` true in each group: n, count, rate, low, high (95 %).
 
-    The interval takes rows as independent: use it with one sample per prompt and group.
+    Wilson's interval where every prompt occurs once in a group. Several samples of one prompt are not independent,
+    so there the interval is a bootstrap over prompts.
     """
     table = frame.groupby(list(by), observed=True)[column].agg(n="size", count="sum").reset_index()
+    if frame.duplicated([*by, cluster]).any():
+        return table.merge(
+            means(frame, by, column, cluster).rename(columns={"mean": "rate"}).drop(columns="n"), on=list(by)
+        )
     low, high = proportion_confint(table["count"], table.n, alpha=1 - LEVEL, method="wilson")
     return table.assign(rate=table["count"] / table.n, low=low, high=high)
 
@@ -26,12 +32,20 @@ def means(
     frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "prompt_id", seed: int = 0
 ) -> pd.DataFrame:
     """Mean of `column` in each group: n, mean, low, high (95 % bootstrap over clusters)."""
+    table = ratios(frame.assign(_one=1.0), by, column, "_one", cluster, seed)
+    return table.rename(columns={"ratio": "mean"})
+
+
+def ratios(
+    frame: pd.DataFrame, by: Sequence[str], numerator: str, denominator: str, cluster: str = "prompt_id", seed: int = 0
+) -> pd.DataFrame:
+    """Sum of one column over sum of another in each group: n, ratio, low, high (95 % bootstrap over clusters)."""
     rows = []
     for key, group in frame.groupby(list(by), observed=True):
-        draws = _resampled(group.groupby(cluster, observed=True)[column].agg(["sum", "size"]), seed)
-        low, high = _interval(draws)
-        rows.append((*key, len(group), group[column].mean(), low, high))
-    return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
+        sums = group.groupby(cluster, observed=True)[[numerator, denominator]].sum()
+        totals, sizes = sums[numerator].to_numpy(float), sums[denominator].to_numpy(float)
+        rows.append((*key, len(group), totals.sum() / sizes.sum(), *_bootstrap(totals, sizes, seed)))
+    return pd.DataFrame(rows, columns=[*by, "n", "ratio", "low", "high"])
 
 
 def paired_difference(
@@ -44,7 +58,8 @@ def paired_difference(
     keys = [cluster, "sample"]
     both = a.set_index(keys)[[column]].join(b.set_index(keys)[[column]], lsuffix="_a", rsuffix="_b", how="inner")
     gap = both[f"{column}_b"].astype(float) - both[f"{column}_a"].astype(float)
-    low, high = _interval(_resampled(gap.groupby(level=0).agg(["sum", "size"]), seed))
+    clusters = gap.groupby(level=0).agg(["sum", "size"])
+    low, high = _bootstrap(clusters["sum"].to_numpy(float), clusters["size"].to_numpy(float), seed)
     return float(gap.mean()), low, high
 
 
@@ -58,13 +73,8 @@ def percent(rate: float, low: float, high: float) -> str:
     return f"{100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _resampled(clusters: pd.DataFrame, seed: int, draws: int = 4000) -> np.ndarray:
-    """Means of resampled clusters (ratio of sums, so clusters may differ in size)."""
-    totals, sizes = clusters["sum"].to_numpy(float), clusters["size"].to_numpy(float)
+def _bootstrap(totals: NDArray, sizes: NDArray, seed: int, draws: int = 4000) -> tuple[float, float]:
+    """95 % interval of the ratio of sums over resampled clusters."""
     chosen = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
-    return totals[chosen].sum(1) / sizes[chosen].sum(1)
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(draws, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
+    low, high = np.percentile(totals[chosen].sum(1) / sizes[chosen].sum(1), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)

@@ -30,18 +30,16 @@ def reflection(
     """Alignment of each student's logit shift with the vector's.
 
     Returns:
-        One row per organism, text and position: cosine over the vocabulary; r2, the share of the vector's squared
-        shift that the student's own, unscaled, explains (1 is a perfect copy, 0 no better than no shift at all);
-        size, the student's root mean square shift in nats. A student that does not move has cosine 0 by definition.
+        One row per organism, text and position: cosine over the vocabulary (0 for a student that does not move);
+        error, the squared distance of the student's shift, unscaled, from the vector's; target, the squared length of
+        the vector's. R2 is 1 - sum of error / sum of target: 1 for a perfect copy, 0 for no shift at all.
     """
     rows = []
     for name, pair in students.items():
         for text, shift in logit_shifts(pair, texts).items():
             target = true[text]
             cosine = torch.cosine_similarity(shift, target, dim=-1)
-            r2 = 1 - (target - shift).square().sum(-1) / target.square().sum(-1)
-            for position, values in enumerate(
-                zip(cosine.tolist(), r2.tolist(), shift.square().mean(-1).sqrt().tolist(), strict=True)
-            ):
-                rows.append((name, text, position, *values))
-    return pd.DataFrame(rows, columns=["organism", "text", "position", "cosine", "r2", "size"])
+            error, length = (target - shift).square().sum(-1), target.square().sum(-1)
+            values = zip(cosine.tolist(), error.tolist(), length.tolist(), strict=True)
+            rows += [(name, text, position, *value) for position, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["organism", "text", "position", "cosine", "error", "target"])

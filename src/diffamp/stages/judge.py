@@ -18,8 +18,7 @@ def main(name: str) -> None:
     judges = Judges.fit(paths.model(p.judge.model))
     # enumerated from params.yaml, so that a guard that was removed there cannot live on in the figures
     frames = [
-        judges(read_units(paths.samples(name) / guard)).assign(pair=name, guard=guard).drop(columns="tokens")
-        for guard in p.sampling.guards
+        judges(read_units(paths.samples(name) / guard)).assign(pair=name, guard=guard) for guard in p.sampling.guards
     ]
     out = paths.judged(name)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
-"""Fetch every model of params.yaml: `python -m diffamp.stages.models`."""
+"""Fetch one model: `python -m diffamp.stages.models NAME`, a name in `models:` of params.yaml."""
+
+import sys
 
 from diffamp import params, paths
 from diffamp.sources import fetch
 
 
-def main() -> None:
-    for name, source in params.load().models.items():
-        fetch(name, source, paths.model(name))
+def main(name: str) -> None:
+    fetch(name, params.load().models[name], paths.model(name))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -65,9 +65,7 @@ def main() -> None:
     dev_prompts = load_prompts("dev", p.vector.dev_prompts)
     dev = pd.concat([response(layer, p.vector.doses, dev_prompts) for layer in p.vector.layers], ignore_index=True)
     layer = int(dev.groupby("layer").refusal.mean().idxmax())
-    by_dose = dev[dev.layer == layer].groupby("dose").refusal.mean()
-    mild = by_dose[by_dose <= p.vector.organism_rate]
-    dose = float(mild.index.max()) if len(mild) else min(p.vector.doses)
+    dose = mild_dose(dev[dev.layer == layer].groupby("dose")[["refusal", "nonsense"]].mean(), p.vector.organism_rate)
 
     test = response(layer, [0.0, *p.vector.doses], load_prompts("test", p.vector.test_prompts))
     folder = paths.vector()
@@ -76,6 +74,22 @@ def main() -> None:
         folder / "responses.parquet", index=False
     )
     (folder / "choice.json").write_text(json.dumps({"layer": layer, "dose": dose}, indent=2) + "\n")
+
+
+def mild_dose(rates: pd.DataFrame, most: float) -> float:
+    """The last dose before refusals first exceed `most`, or nonsense does.
+
+    Args:
+        rates: refusal and nonsense rates by dose.
+    """
+    exceeds = rates[(rates.refusal > most) | (rates.nonsense > most)]
+    mild = rates[rates.index < exceeds.index.min()] if len(exceeds) else rates
+    if mild.empty:
+        raise ValueError(
+            f"already at dose {rates.index.min():g} refusals or nonsense exceed {most:.0%} on dev prompts; "
+            "add smaller doses to vector.doses in params.yaml"
+        )
+    return float(mild.index.max())
 
 
 if __name__ == "__main__":
