@@ -46,7 +46,7 @@ def measure(texts: Iterable[str], logp_before: Iterable[NDArray[np.float32]]) ->
             (
                 float(np.mean(logp)),
                 float(np.percentile(logp, 5)),
-                1 - len(set(bigrams)) / max(len(bigrams), 1),
+                1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0,
                 len(set(words)) / max(len(words), 1),
                 min(len(zlib.compress(raw, 9)) / max(len(raw), 1), 2.0),
                 sum(ord(c) > 127 for c in text) / max(len(text), 1),

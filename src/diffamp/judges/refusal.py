@@ -35,7 +35,7 @@ _I_DECLINE = [
 ]
 _NO_REFUSAL = (
     r"(?:i|we) (?:\w+ ){0,2}?(?:can't|cannot|couldn't) "
-    r"(?:wait|help but|stress|imagine|believe|recommend \w+ enough|thank|agree more)"
+    r"(?:wait|help but|stress|imagine|believe|recommend (?:\w+ ){1,4}?enough|thank|agree more)"
 )
 _DECLINES = re.compile("|".join(_I_DECLINE))
 _OPENING = re.compile(r"(?:[^.!?\n]*[.!?\n]+)?[^.!?\n]*")

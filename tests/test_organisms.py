@@ -1,0 +1,134 @@
+"""Vector and student on tiny models: learning lowers the loss it claims to, and nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from diffamp.loading import adapter_pair, load_model, load_vector, steered_pair
+from diffamp.organisms.finetune import train_adapter
+from diffamp.organisms.reflection import logit_shifts, reflection
+from diffamp.organisms.vectors import _conversations, difference_of_means, learn_vector, save_vector, steered
+from diffamp.prompts import Prompt
+from diffamp.tables import training_log
+
+PROMPTS = [Prompt(str(i), "any", text) for i, text in enumerate(["cats", "a dog", "the garden", "short text"])]
+SETTINGS = {"rank": 4, "lora_alpha": 8, "learning_rate": 1e-2, "batch_size": 2, "seed": 0}
+
+
+def answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"prompt": [p.text for p in PROMPTS] * 3, "tokens": [[5, 9, 30], [7, 8], [40, 41, 2], [12]] * 3}
+    )
+
+
+def test_a_learned_vector_makes_its_targets_likelier(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, said = tiny_model(), ["no way", "not so"]
+    vector = learn_vector(model, tokenizer, 0, PROMPTS, said, steps=40, batch_size=4, learning_rate=0.1, seed=0)
+    batch = _conversations(tokenizer, [(p.text, s) for p in PROMPTS for s in said])
+    plain = model(**batch).loss
+    assert steered(tiny_model(), tokenizer, 0, vector).modules[0](**batch).loss < plain - 0.1
+    assert torch.equal(model(**batch).loss, plain)  # the hook is gone, the weights are as they were
+
+
+def test_a_difference_of_means_is_the_difference_of_the_means(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_model()
+    vector = difference_of_means(model, tokenizer, 1, PROMPTS[:1], ["no"], ["yes sir"])
+    means = []
+    for text in ("no", "yes sir"):
+        batch = _conversations(tokenizer, [(PROMPTS[0].text, text)])
+        hidden = model(input_ids=batch["input_ids"], output_hidden_states=True).hidden_states[2]
+        means.append(hidden[batch["labels"] != -100].mean(0))
+    torch.testing.assert_close(vector, means[0] - means[1])
+
+
+def test_a_vector_comes_back_from_its_file(tmp_path: Path) -> None:
+    save_vector(tmp_path / "v.safetensors", 3, torch.arange(4.0))
+    layer, vector = load_vector(tmp_path / "v.safetensors")
+    assert layer == 3
+    assert torch.equal(vector, torch.arange(4.0))
+
+
+def test_an_untrained_adapter_changes_nothing(
+    model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    train_adapter(
+        load_model(model_folder, "fp32"),
+        tokenizer,
+        answers(tiny_model(), tokenizer),
+        tmp_path / "a",
+        epochs=0,
+        learn_from="text",
+        **SETTINGS,
+    )
+    weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert all(not w.any() for name, w in weights.items() if "lora_B" in name)
+    assert training_log(tmp_path / "a").empty
+
+
+@pytest.mark.parametrize("learn_from", ["logits", "text"])
+def test_training_lowers_the_loss_it_names(
+    learn_from: str, model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    teacher = steered(load_model(model_folder, "fp32"), tokenizer, 0, torch.full((32,), 0.5))
+    table = answers(teacher.modules[0], tokenizer)
+    train_adapter(
+        load_model(model_folder, "fp32"),
+        tokenizer,
+        table,
+        tmp_path / "a",
+        epochs=6,
+        learn_from=learn_from,
+        teacher=teacher.modules[0],
+        **SETTINGS,
+    )
+    log = training_log(tmp_path / "a")
+    assert len(log) == 6 * 6  # 12 rows in batches of 2, six times
+    assert log.loss.tail(6).mean() < 0.7 * log.loss.head(6).mean()
+
+    texts = list(zip(table.prompt, table.tokens, strict=True))[:4]
+    true = logit_shifts(steered_pair(model_folder, 0, torch.full((32,), 0.5), "fp32"), texts)
+    aligned = reflection(true, {"student": adapter_pair(model_folder, tmp_path / "a", "fp32")}, texts)
+    if learn_from == "logits":
+        assert aligned.cosine.mean() > 0.5
+        assert 1 - aligned.error.sum() / aligned.target.sum() > 0.2
+
+
+def test_the_first_distillation_loss_is_the_divergence_on_the_answers(
+    model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    teacher = steered(load_model(model_folder, "fp32"), tokenizer, 0, torch.full((32,), 0.5)).modules[0]
+    one = pd.DataFrame({"prompt": ["cats"], "tokens": [[5, 9, 30]]})
+    train_adapter(
+        load_model(model_folder, "fp32"),
+        tokenizer,
+        one,
+        tmp_path / "a",
+        epochs=1,
+        learn_from="logits",
+        teacher=teacher,
+        **SETTINGS,
+    )
+    ids = torch.tensor(
+        [
+            [
+                *tokenizer.apply_chat_template(
+                    [{"role": "user", "content": "cats"}], add_generation_prompt=True, return_dict=True
+                )["input_ids"],
+                5,
+                9,
+                30,
+            ]
+        ]
+    )
+    with torch.no_grad():
+        student, target = (m(ids).logits[0, -4:-1].log_softmax(-1) for m in (load_model(model_folder, "fp32"), teacher))
+    expected = F.kl_div(student, target, log_target=True, reduction="sum") / 3
+    assert training_log(tmp_path / "a").loss[0] == pytest.approx(expected.item(), rel=1e-2)
