@@ -25,7 +25,7 @@ test: data ## linters, types and every test
 	$(BIN)/ruff check src tests notebooks
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fresh: data ## fail when reports/ are older than the code, parameters or data that make them
 	$(BIN)/python -m diffamp.fresh
