@@ -11,7 +11,7 @@ from conftest import FAMILIES, PROMPTS, batch, continue_, save_adapter_pair, tin
 from peft import IA3Config, LoraConfig
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.loading import adapter_pair
+from diffamp.adapters import adapter_pair
 from diffamp.pairs import ModelPair, SeparatePair, SharedPair
 
 

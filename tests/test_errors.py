@@ -17,13 +17,15 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffamp import params, paths
 from diffamp.amplify import Plausibility
-from diffamp.loading import PairError, load_pair
+from diffamp.checkpoints import PairError
+from diffamp.law import Law
+from diffamp.loading import load_pair
 from diffamp.organisms.vectors import save_vector
 from diffamp.pairs import ModelPair, SoloPair
 from diffamp.params import ParamsError
 from diffamp.prompts import DataError, Prompt, load_exemplars, load_prompts, load_refusals, read_jsonl
 from diffamp.records import Records
-from diffamp.sampling import Law, sample_grid
+from diffamp.sampling import sample_grid
 from diffamp.stages import sample
 
 NAN, INF = float("nan"), float("inf")

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.loading import adapter_pair, load_model, load_vector, steered_pair
+from diffamp.adapters import adapter_pair
+from diffamp.checkpoints import load_model
+from diffamp.loading import load_vector, steered_pair
 from diffamp.organisms.finetune import train_adapter
 from diffamp.organisms.reflection import logit_shifts, reflection
 from diffamp.organisms.vectors import _conversations, difference_of_means, learn_vector, save_vector, steered

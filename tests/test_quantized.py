@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp import loading
-from diffamp.loading import adapter_pair, load_model
+from diffamp.adapters import adapter_pair
+from diffamp.checkpoints import load_model
 from diffamp.pairs import SeparatePair, SharedPair
 from diffamp.prompts import Prompt
 from diffamp.sampling import sample_grid

@@ -14,12 +14,13 @@ from conftest import FAMILIES, VOCAB, save_adapter_pair, separate, tiny_model, t
 from scipy.stats import chisquare
 from transformers import PreTrainedTokenizerBase
 
+from diffamp.adapters import adapter_pair
 from diffamp.amplify import Guard, Plausibility, Unguarded
-from diffamp.loading import adapter_pair
+from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import PER_TOKEN, Law, NonFiniteLogitsError, sample_grid
+from diffamp.sampling import NonFiniteLogitsError, sample_grid
 
 NEW = 10
 ALPHAS = [-1.0, 0.0, 1.5, 100.0]

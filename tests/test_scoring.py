@@ -11,11 +11,12 @@ import torch
 from conftest import FAMILIES, save_adapter_pair, separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
+from diffamp.adapters import adapter_pair
 from diffamp.amplify import Guard, Plausibility, Unguarded
-from diffamp.loading import adapter_pair
+from diffamp.law import Law
 from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import Law, sample_grid
+from diffamp.sampling import sample_grid
 from diffamp.scoring import score, teacher_forced
 
 TEXTS = ["a", "cats and dogs in the garden, a short text about dogs", "zebra"]

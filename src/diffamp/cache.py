@@ -46,16 +46,19 @@ class ClockLayer(DynamicLayer):
 
     is_croppable = False
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, exact: bool = False) -> None:
+        """`exact`: hold float32, whatever the model computes in (`diffamp.attention.exact_keys`)."""
         super().__init__()
         self.capacity = capacity
+        self.exact = exact
         self.start = 0  # first column that any row still needs
         self.clock = 0  # the next column to be written
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads, _, _ = key_states.shape
-        self.keys = key_states.new_zeros(batch, heads, self.capacity, key_states.shape[-1])
-        self.values = value_states.new_zeros(batch, heads, self.capacity, value_states.shape[-1])
+        dtype = torch.float32 if self.exact else key_states.dtype
+        self.keys = key_states.new_zeros(batch, heads, self.capacity, key_states.shape[-1], dtype=dtype)
+        self.values = value_states.new_zeros(batch, heads, self.capacity, value_states.shape[-1], dtype=dtype)
         self.is_initialized = True
 
     def update(
@@ -77,6 +80,11 @@ class ClockLayer(DynamicLayer):
 
     def get_max_length(self) -> int:
         return self.capacity
+
+    def begin_with(self, prefix: ClockLayer, rows: int) -> None:
+        """Take over the columns of a cache with one row per half, repeated for every row."""
+        keys, values = (s[:, :, : prefix.clock].repeat_interleave(rows, 0) for s in (prefix.keys, prefix.values))
+        self.update(keys, values)
 
     def rewind(self) -> None:
         """Move the live columns to the front, so that the clock has room to run on."""

@@ -1,14 +1,15 @@
 """What a fine-tune adds, applied to one half of a batch.
 
 A pair over one base runs its two models as a single batch `[before; after]`: the shared weights are read once, and
-only the rows of the after half get what the fine-tune added (a low-rank term, a steering vector). Each addition is a
-forward hook on an unmodified module, so any architecture and any quantised linear layer takes part.
+only the rows of the after half get what the fine-tune added (a low-rank term, a steering vector). No model is
+rewritten, so any architecture and any quantised linear layer takes part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -40,19 +41,25 @@ class Halves:
             self.side = previous
 
 
-def add_low_rank(module: nn.Module, a: Tensor, b: Tensor, halves: Halves) -> RemovableHandle:
-    """Add `x @ a @ b` to a linear module's output, on the after rows only.
+@dataclass(frozen=True)
+class LowRank:
+    """`x @ a @ b`, added to a linear layer's output: a (in, rank), b (rank, out) with the adapter's scaling folded in.
 
-    Args:
-        module: the base linear layer (nn.Linear, a bitsandbytes layer, GPT-2's Conv1D).
-        a: (in, rank), b: (rank, out) with the adapter's scaling folded in. Both in the compute type.
+    Both in the compute type.
     """
+
+    a: Tensor
+    b: Tensor
+
+
+def add_low_rank(module: nn.Module, term: LowRank, halves: Halves) -> RemovableHandle:
+    """Add the term to the output of any linear module (bitsandbytes, GPT-2's Conv1D), on the after rows only."""
 
     def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         rows = halves.after_rows(len(output))
         x, y = args[0][rows], output[rows]
         if len(y):
-            y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]).to(a.dtype) @ a, b)
+            y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]).to(term.a.dtype) @ term.a, term.b)
 
     return module.register_forward_hook(hook)
 

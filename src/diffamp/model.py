@@ -29,7 +29,7 @@ class PairedLogits(Protocol):
         attention_mask: Tensor,
         position_ids: Tensor,
         cache: PairCache | None = None,
-        logits_to_keep: int = 0,
+        keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -104,9 +104,10 @@ class AmplifiedLM(PreTrainedModel, GenerationMixin):
         if position_ids is None:
             # counted over real tokens: padded rows of models with learned positions would be wrong otherwise
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -positions:]
-        before, after = self.pair.logits(
-            input_ids, attention_mask, position_ids.expand(batch, -1), cache, logits_to_keep
-        )
+        keep = None
+        if 0 < logits_to_keep < positions:
+            keep = torch.arange(positions - logits_to_keep, positions, device=input_ids.device).expand(batch, -1)
+        before, after = self.pair.logits(input_ids, attention_mask, position_ids.expand(batch, -1), cache, keep)
         before, after = before.float(), after.float()
         alpha: float | Tensor
         if self.alpha.dim() == 0:

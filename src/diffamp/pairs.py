@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp.amplify import Guard, Unguarded
+from diffamp.attention import exact_keys, group_heads
 from diffamp.cache import ClockLayer, PairCache
-from diffamp.halves import Halves, Side
+from diffamp.halves import Halves, LowRank, Side
+from diffamp.linear import fuse
 from diffamp.model import AmplifiedLM
 
 
@@ -60,7 +62,7 @@ class ModelPair(ABC):
         attention_mask: Tensor,
         position_ids: Tensor,
         cache: PairCache | None = None,
-        logits_to_keep: int = 0,
+        keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits of both models for the same tokens.
 
@@ -69,7 +71,7 @@ class ModelPair(ABC):
             attention_mask: (batch, cached + positions), 1 for real tokens.
             position_ids: (batch, positions).
             cache: from `layers()`; updated in place.
-            logits_to_keep: only the last so many positions; 0 keeps all.
+            keep: (batch, kept) which of the new positions to give logits for, row by row; None keeps all.
 
         Returns:
             before, after: (batch, positions kept, vocab) raw logits, before temperature, in the model's own type.
@@ -89,29 +91,70 @@ class ModelPair(ABC):
         return AmplifiedLM(self, alpha, guard or Unguarded())
 
 
-def _forward(model: PreTrainedModel, positions: Tensor, logits_to_keep: int, **inputs: Any) -> Tensor:
-    """One forward pass; position ids and `logits_to_keep` are passed where the architecture knows them."""
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" in accepted:
+def _forward(model: PreTrainedModel, positions: Tensor, keep: Tensor | None, **inputs: Any) -> Tensor:
+    """One forward pass; position ids are passed where the architecture knows them."""
+    if "position_ids" in inspect.signature(model.forward).parameters:
         inputs["position_ids"] = positions
-    if "logits_to_keep" in accepted:
-        return model(**inputs, logits_to_keep=logits_to_keep).logits
-    logits = model(**inputs).logits
-    return logits[:, -logits_to_keep:] if logits_to_keep else logits
+    head = model.get_output_embeddings()
+    if keep is None:
+        return model(**inputs).logits
+    if head is None:
+        return _at(model(**inputs).logits, keep)
+    with _before_head(head, keep):
+        return model(**inputs).logits
+
+
+@contextmanager
+def _before_head(head: nn.Module, keep: Tensor) -> Iterator[None]:
+    """Within the context the output layer sees the kept positions only, and sees them contiguous.
+
+    transformers' own `logits_to_keep` knows one set of positions for all rows, and hands the layer a strided view, for
+    which torch copies the whole output matrix once per row.
+    """
+    handle = head.register_forward_pre_hook(lambda _, args: (_at(args[0], keep), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _at(states: Tensor, keep: Tensor) -> Tensor:
+    """(batch, positions, width), (batch, kept) -> (batch, kept, width)."""
+    return states.gather(1, keep[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _prepare(
+    model: PreTrainedModel, halves: Halves | None = None, terms: Mapping[nn.Module, LowRank] | None = None
+) -> None:
+    """Make an unmodified model decode fast."""
+    model.eval()
+    group_heads(model)
+    fuse(model, halves, terms)
 
 
 def _cache_layers(model: PreTrainedModel, capacity: int | None) -> list[Any]:
     config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
-    return layers if capacity is None else [ClockLayer(capacity) for _ in layers]
+    return layers if capacity is None else [ClockLayer(capacity, exact_keys(model)) for _ in layers]
 
 
 class SharedPair(ModelPair):
-    """A base whose after half carries additions (`diffamp.halves`): one forward of the batch `[before; after]`."""
+    """A base whose after half carries additions (`diffamp.halves`): one forward of the batch `[before; after]`.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, halves: Halves) -> None:
+    Args:
+        terms: linear layer -> its low-rank term; steering vectors are hooks of the model already.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        halves: Halves,
+        terms: Mapping[nn.Module, LowRank] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.modules = [model.eval()]
+        _prepare(model, halves, terms)
+        self.modules = [model]
         self.halves = halves
         self.vocab_size = model.config.get_text_config().vocab_size
 
@@ -125,12 +168,12 @@ class SharedPair(ModelPair):
         attention_mask: Tensor,
         position_ids: Tensor,
         cache: PairCache | None = None,
-        logits_to_keep: int = 0,
+        keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         both = _forward(
             self.modules[0],
             position_ids.repeat(2, 1),
-            logits_to_keep,
+            None if keep is None else keep.repeat(2, 1),
             input_ids=input_ids.repeat(2, 1),  # (batch, positions) -> (2 * batch, positions)
             attention_mask=attention_mask.repeat(2, 1),
             past_key_values=cache,
@@ -161,7 +204,11 @@ class SeparatePair(ModelPair):
         switch_off: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.modules = [before.eval(), after.eval()]
+        with switch_off() if switch_off else nullcontext():
+            _prepare(before)
+        if after is not before:
+            _prepare(after)
+        self.modules = [before, after]
         self._switch_off = switch_off
         self.vocab_size = min(m.config.get_text_config().vocab_size for m in self.modules)
 
@@ -176,7 +223,7 @@ class SeparatePair(ModelPair):
         attention_mask: Tensor,
         position_ids: Tensor,
         cache: PairCache | None = None,
-        logits_to_keep: int = 0,
+        keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         caches: dict[Side, Cache | None] = {
             "before": None if cache is None else cache.before,
@@ -188,7 +235,7 @@ class SeparatePair(ModelPair):
                 logits = _forward(
                     model,
                     position_ids,
-                    logits_to_keep,
+                    keep,
                     input_ids=input_ids,
                     attention_mask=attention_mask,
                     past_key_values=side_cache,
@@ -212,7 +259,8 @@ class SoloPair(ModelPair):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.modules = [model.eval()]
+        _prepare(model)
+        self.modules = [model]
         self.vocab_size = model.config.get_text_config().vocab_size
 
     def layers(self, capacity: int | None = None) -> PairCache:
@@ -225,12 +273,12 @@ class SoloPair(ModelPair):
         attention_mask: Tensor,
         position_ids: Tensor,
         cache: PairCache | None = None,
-        logits_to_keep: int = 0,
+        keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         logits = _forward(
             self.modules[0],
             position_ids,
-            logits_to_keep,
+            keep,
             input_ids=input_ids,
             attention_mask=attention_mask,
             past_key_values=cache,

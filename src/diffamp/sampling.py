@@ -1,15 +1,16 @@
 """Samples from the amplified difference: prompts x alphas x samples, in one batch that never idles.
 
 Every distinct prompt is prefilled once for all its alphas and samples. Rows of different prompts and alphas share a
-batch; a finished row leaves and the next one takes its place at the shared clock (`diffamp.cache.ClockLayer`).
+batch; a finished row leaves and the next one takes its place (`diffamp.batch`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffamp.amplify import Guard, Unguarded
-from diffamp.cache import ClockLayer
+from diffamp.batch import Batch
+from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt, encode
@@ -31,104 +32,11 @@ from diffamp.records import Records
 ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
-SHRINK_AT = 0.75
-"""When no row waits and at most this share of the slots is live, the batch is rebuilt without the free ones."""
+CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "halves", "law", "linear", "loading",
+        "model", "noise", "pairs", "prompts", "runtime", "sampling")  # fmt: skip
+"""Every module that a sample passes through."""
 
-BLOCK = 256
-
-PER_TOKEN = ("logp_before", "logp_after", "logp_alpha", "kl_alpha_after", "kl_after_alpha")
-
-
-@dataclass(frozen=True)
-class Law:
-    """The distribution that is sampled from: softmax of the guarded, amplified logits at a temperature.
-
-    The guard sees raw logits, as in `AmplifiedLM.generate`. Every log-prob and divergence below refers to laws at the
-    temperature; without a guard alpha 0 is the after-model and alpha -1 the before-model at that temperature.
-    """
-
-    guard: Guard = field(default_factory=Unguarded)
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a positive number, got {self.temperature}")
-
-    def draw(self, before: Tensor, after: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """One token per row by the inverse of the cumulative distribution.
-
-        Args:
-            before, after: (rows, vocab) raw logits.
-            alpha: (rows,) float32.
-            uniform: (rows,) float64 in [0, 1).
-
-        Returns:
-            tokens: (rows,) int64.
-            scores: (rows, 5) float32, in the order of `PER_TOKEN`: log-probs of the token under the three laws, then
-                KL(p_alpha || p_after) and KL(p_after || p_alpha), in nats. The last is infinite where a guard rules
-                out tokens.
-        """
-        laws = self._laws(before, after, alpha)
-        tokens = inverse_cdf(laws[2].exp(), uniform)
-        return tokens, _scores(laws, tokens)
-
-    def score(self, before: Tensor, after: Tensor, alpha: Tensor, tokens: Tensor) -> Tensor:
-        """What `draw` says of a token, for tokens that are given: (rows, 5) float32."""
-        return _scores(self._laws(before, after, alpha), tokens)
-
-    def _laws(self, before: Tensor, after: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, vocab) log-probs: before, after, amplified."""
-        before, after = before.float(), after.float()
-        laws = before, after, self.guard(before, after, alpha)
-        log_before, log_after, log_alpha = (torch.log_softmax(law / self.temperature, -1) for law in laws)
-        return log_before, log_after, log_alpha
-
-
-def _scores(laws: tuple[Tensor, Tensor, Tensor], tokens: Tensor) -> Tensor:
-    _, log_after, log_alpha = laws
-    log_probs = [law.gather(-1, tokens[:, None])[:, 0] for law in laws]
-    gap = log_alpha - log_after
-    kl_alpha_after = (log_alpha.exp() * gap.clamp(min=-1e4)).sum(-1)  # 0 * (-inf) would be NaN where p_alpha is 0
-    kl_after_alpha = -(log_after.exp() * gap).sum(-1)
-    # NaN is 0 * (-inf), at a token that a guard rules out: others have p_after > 0, so the divergence is infinite
-    kl_after_alpha = kl_after_alpha.nan_to_num(nan=torch.inf, posinf=torch.inf)
-    return torch.stack([*log_probs, kl_alpha_after, kl_after_alpha], -1)
-
-
-def inverse_cdf(p: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes `uniform` times the total.
-
-    In two levels, blocks of tokens and then tokens of one block, both cumulated in float64: the whole vocabulary is
-    read once, where a float64 cumulative sum over it would cost as much as the softmax.
-
-    Args:
-        p: (rows, vocab) float32, not necessarily summing to one.
-        uniform: (rows,) float64 in [0, 1).
-
-    Returns:
-        (rows,) int64 tokens, each with p > 0.
-    """
-    blocks = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))  # (rows, blocks, BLOCK)
-    mass = blocks.sum(-1, dtype=torch.float64)  # (rows, blocks)
-    target = uniform[:, None] * mass.sum(-1, keepdim=True)
-    block, within = _pass(mass, target)
-    token, _ = _pass(blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].double(), within)
-    return (block * BLOCK + token)[:, 0].clamp(max=p.shape[-1] - 1)
-
-
-def _pass(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Index (rows, 1) at which the running sum of `mass` (rows, n) passes `target`, and what is left of the target."""
-    cumulative = mass.cumsum(-1)
-    index = torch.searchsorted(cumulative, target, right=True)
-    # rounding at the very top must not reach past the last entry that has any mass
-    index = torch.minimum(index, torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())).clamp(
-        max=mass.shape[-1] - 1
-    )
-    return index, (target - (cumulative.gather(-1, index) - mass.gather(-1, index))).clamp(min=0)
-
-
-Draw = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(rows, before, after) -> the tokens drawn, and which rows go on."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +72,8 @@ def sample_grid(
         alphas: without a guard -1 is the before-model, 0 the after-model.
         max_new_tokens: a row ends there or at an end token.
         seed: of the coupled noise (`diffamp.noise`).
-        token_budget: columns of key/value cache at a time; sets the number of rows in a batch.
+        token_budget: columns of key/value cache at a time, over all rows; sets the number of rows in a batch. Halved,
+            with a warning, when memory runs out.
         records: where units are kept and resumed from; None keeps everything in memory.
 
     Returns:
@@ -174,6 +83,7 @@ def sample_grid(
     Raises:
         ValueError: an alpha that is not finite, a prompt that does not fit the context.
         NonFiniteLogitsError: the models overflowed.
+        MemoryError: not even one row fits.
     """
     check_grid(pair, prompts, alphas, samples, max_new_tokens)
     law = law or Law()
@@ -185,8 +95,9 @@ def sample_grid(
         for number, unit in enumerate(units):
             table = records.read(number) if records else None
             if table is None:
-                frame = _sample_unit(pair, unit, alphas, samples, max_new_tokens, law, seed, token_budget, progress)
-                table = pa.Table.from_pandas(frame, preserve_index=False)
+                unit_rows = _Unit(pair, unit, alphas, samples, max_new_tokens, law, seed)
+                token_budget = unit_rows.sample(token_budget, progress)
+                table = pa.Table.from_pandas(unit_rows.frame(), preserve_index=False)
                 if records:
                     records.write(number, table)
             else:
@@ -209,10 +120,9 @@ def configuration(prompts: Sequence[Prompt], alphas: Sequence[float], samples: i
 
 
 def _digest_of_code() -> str:
-    """Of every module that a sample passes through: samples of other code are never taken for this code's."""
-    modules = ("amplify", "cache", "halves", "loading", "noise", "pairs", "prompts", "runtime", "sampling")
+    """Samples of other code are never taken for this code's."""
     digest = hashlib.sha256()
-    for name in modules:
+    for name in CODE:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()
 
@@ -243,211 +153,113 @@ def end_tokens(pair: ModelPair) -> list[int]:
     return sorted({t for t in ends if t is not None})
 
 
-@torch.inference_mode()
-def _sample_unit(
-    pair: ModelPair,
-    prompts: Sequence[Prompt],
-    alphas: Sequence[float],
-    samples: int,
-    max_new_tokens: int,
-    law: Law,
-    seed: int,
-    token_budget: int,
-    progress: Any,
-) -> pd.DataFrame:
-    rows = [Row(p, float(a), s) for p in range(len(prompts)) for s in range(samples) for a in alphas]
-    noise = {
-        (p, s): uniforms(seed, prompts[p].text, s, max_new_tokens) for p in range(len(prompts)) for s in range(samples)
-    }
-    uniform = torch.tensor(np.stack([noise[r.prompt, r.sample] for r in rows]))
-    encoded = [encode(pair.tokenizer, p.text) for p in prompts]
-    batch = _Batch(pair, encoded, len(rows), max_new_tokens, token_budget)
-    tokens = np.zeros((len(rows), max_new_tokens), dtype=np.int64)
-    scores = np.zeros((len(rows), max_new_tokens, len(PER_TOKEN)), dtype=np.float32)
-    lengths = np.zeros(len(rows), dtype=np.int64)
-    finish = np.full(len(rows), "length", dtype=object)
-    ends = torch.tensor(end_tokens(pair), device=pair.device)
-    alpha = torch.tensor([r.alpha for r in rows], dtype=torch.float32)
-
-    def draw(which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw, record, and say which rows go on. `which` (rows,) indexes the unit's rows."""
-        index = which.numpy()
-        step = lengths[index]
-        u = uniform[which, torch.from_numpy(step)].to(before.device)
-        drawn, score = law.draw(before, after, alpha[which].to(before.device), u)
-        bad = ~score[:, :3].isfinite().all(-1)
-        if bad.any():
-            row = rows[int(which[int(bad.nonzero()[0])])]
-            raise NonFiniteLogitsError(
-                f"logits are not finite at prompt {prompts[row.prompt].id!r}, alpha {row.alpha}, "
-                f"step {step[bad.cpu().numpy()][0]}"
-            )
-        ended = torch.isin(drawn, ends).cpu()
-        tokens[index, step] = drawn.cpu().numpy()
-        scores[index, step] = score.cpu().numpy()
-        lengths[index] += 1
-        finish[index[ended.numpy()]] = "end"
-        going_on = ~ended & (torch.from_numpy(lengths[index]) < max_new_tokens)
-        progress.update(int((~going_on).sum()))
-        return drawn, going_on
-
-    queue = deque(range(len(rows)))
-    while batch.refill(queue, [r.prompt for r in rows], draw):
-        batch.step(draw)
-    return _frame(pair, prompts, rows, tokens, scores, lengths, finish)
-
-
-class _Batch:
-    """The slots being decoded: a cache on a shared clock, the row in each slot, the token each is fed next.
-
-    A slot whose row has ended is given to the next waiting row; when none waits, the batch shrinks.
-    """
+class _Unit:
+    """One unit of work: its rows, their luck, and what has been drawn for them."""
 
     def __init__(
-        self, pair: ModelPair, encoded: list[list[int]], rows: int, max_new_tokens: int, token_budget: int
+        self,
+        pair: ModelPair,
+        prompts: Sequence[Prompt],
+        alphas: Sequence[float],
+        samples: int,
+        max_new_tokens: int,
+        law: Law,
+        seed: int,
     ) -> None:
-        self.pair = pair
-        self.lengths = torch.tensor([len(e) for e in encoded])
-        self.longest = int(self.lengths.max())
-        self.capacity = self.longest + 2 * max_new_tokens  # room to run before the live columns move to the front
-        slots = min(rows, max(1, token_budget // (self.longest + max_new_tokens)))
-        self._prefill(encoded, max(1, token_budget // self.longest))
-        self.cache = pair.layers(self.capacity)
-        for layer, (keys, values) in zip(self.cache.layers, self.prompt_states, strict=True):
-            layer.keys, layer.values = (_room(s, slots, self.capacity) for s in (keys, values))
-            layer.is_initialized = True
-        self.clock = self.longest
-        self.row = torch.full((slots,), -1)  # which of the unit's rows sits here; -1: free
-        self.start = torch.full((slots,), self.longest)  # its first live column
-        self.position = torch.zeros(slots, dtype=torch.long)  # position of the token to be fed
-        self.token = torch.zeros(slots, dtype=torch.long, device=pair.device)
-
-    def _prefill(self, encoded: list[list[int]], at_a_time: int) -> None:
-        """Both models' states and last logits of every prompt, right-aligned at column `longest`."""
-        caches, befores, afters = [], [], []
-        for i in range(0, len(encoded), at_a_time):
-            chunk = encoded[i : i + at_a_time]
-            ids = torch.full((len(chunk), self.longest), self.pair.tokenizer.pad_token_id or 0)
-            mask = torch.zeros_like(ids)
-            for n, prompt in enumerate(chunk):
-                ids[n, self.longest - len(prompt) :] = torch.tensor(prompt)
-                mask[n, self.longest - len(prompt) :] = 1
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            cache = self.pair.layers(self.longest)
-            ids, mask, positions = (t.to(self.pair.device) for t in (ids, mask, positions))
-            before, after = self.pair.logits(ids, mask, positions, cache, logits_to_keep=1)
-            caches.append(cache)
-            befores.append(before[:, -1])
-            afters.append(after[:, -1])
-        self.prompt_before, self.prompt_after = torch.cat(befores), torch.cat(afters)  # (prompts, vocab)
-        # per layer (halves, prompts, heads, longest, head_dim); a stacked layer holds two halves
-        halves = 2 if caches[0].stacked else 1
-        self.prompt_states = [
-            tuple(torch.cat([s.unflatten(0, (halves, -1)) for s in states], 1) for states in (keys, values))
-            for keys, values in (
-                ([layer.keys for layer in layers], [layer.values for layer in layers])
-                for layers in zip(*(c.layers for c in caches), strict=True)
-            )
-        ]
-
-    def refill(self, queue: deque[int], prompt_of: list[int], draw: Draw) -> bool:
-        """Admit waiting rows to free slots, their first token drawn from the prefill. False when all is done."""
-        while queue and (self.row < 0).any():
-            admitted = torch.tensor([queue.popleft() for _ in range(min(len(queue), int((self.row < 0).sum())))])
-            prompt = torch.tensor([prompt_of[r] for r in admitted])
-            on_device = prompt.to(self.pair.device)
-            token, going_on = draw(admitted, self.prompt_before[on_device], self.prompt_after[on_device])
-            self._admit(admitted[going_on], prompt[going_on], token[going_on.to(token.device)])
-        live = self.row >= 0
-        if not queue and int(live.sum()) <= SHRINK_AT * len(live):
-            self._shrink(live.nonzero()[:, 0])
-        return len(self.row) > 0
-
-    def _admit(self, rows: Tensor, prompts: Tensor, tokens: Tensor) -> None:
-        slots = (self.row < 0).nonzero()[: len(rows), 0]
-        self.row[slots] = rows
-        self.start[slots] = self.clock - self.lengths[prompts]
-        self.position[slots] = self.lengths[prompts]
-        slots, prompts = slots.to(self.pair.device), prompts.to(self.pair.device)
-        self.token[slots] = tokens
-        columns = slice(self.clock - self.longest, self.clock)
-        for layer, (keys, values) in zip(self.cache.layers, self.prompt_states, strict=True):
-            layer.keys.unflatten(0, (len(keys), -1))[:, slots, :, columns] = keys[:, prompts]
-            layer.values.unflatten(0, (len(values), -1))[:, slots, :, columns] = values[:, prompts]
-
-    def _shrink(self, keep: Tensor) -> None:
-        on_device = keep.to(self.pair.device)
-        self.cache.batch_select_indices(on_device)
-        self.row, self.start, self.position = self.row[keep], self.start[keep], self.position[keep]
-        self.token = self.token[on_device]
-
-    def step(self, draw: Draw) -> None:
-        """One token for every row, in one pass."""
-        if self.clock == self.capacity:
-            self._rewind()
-        live = self.row >= 0
-        first = int(self.start[live].min())
-        for layer in self._clocked():
-            layer.start, layer.clock = first, self.clock
-        device = self.pair.device
-        # a free slot sees only the column it writes: a mask without any column would be NaN
-        start = torch.where(live, self.start, self.clock)
-        mask = (torch.arange(first, self.clock + 1) >= start[:, None]).long().to(device)  # (slots, live columns)
-        before, after = self.pair.logits(
-            self.token[:, None], mask, self.position[:, None].to(device), self.cache, logits_to_keep=1
-        )
-        before, after = before[:, -1], after[:, -1]
-        self.clock += 1
-        self.position[live] += 1
-        slots = live.nonzero()[:, 0]
-        if len(slots) < len(live):
-            before, after = before[slots.to(device)], after[slots.to(device)]
-        self.token[slots.to(device)], going_on = draw(self.row[slots], before, after)
-        self.row[slots[~going_on]] = -1
-
-    def _rewind(self) -> None:
-        # a prompt admitted next needs `longest` columns behind the clock
-        first = min(int(self.start[self.row >= 0].min()), self.clock - self.longest)
-        for layer in self._clocked():
-            layer.start, layer.clock = first, self.clock
-            layer.rewind()
-        self.clock -= first
-        self.start -= first
-
-    def _clocked(self) -> Iterator[ClockLayer]:
-        for layer in self.cache.layers:
-            assert isinstance(layer, ClockLayer)
-            yield layer
-
-
-def _room(states: Tensor, slots: int, capacity: int) -> Tensor:
-    """Blank states for `slots` rows, shaped like a prompt's: (halves * slots, heads, capacity, head_dim)."""
-    halves, _, heads, _, dim = states.shape
-    return states.new_zeros(halves * slots, heads, capacity, dim)
-
-
-def _frame(
-    pair: ModelPair,
-    prompts: Sequence[Prompt],
-    rows: list[Row],
-    tokens: np.ndarray,
-    scores: np.ndarray,
-    lengths: np.ndarray,
-    finish: np.ndarray,
-) -> pd.DataFrame:
-    kept = [tokens[i, : lengths[i]] for i in range(len(rows))]
-    frame = pd.DataFrame(
-        {
-            "prompt_id": [prompts[r.prompt].id for r in rows],
-            "category": [prompts[r.prompt].category for r in rows],
-            "prompt": [prompts[r.prompt].text for r in rows],
-            "alpha": [r.alpha for r in rows],
-            "sample": [r.sample for r in rows],
-            "text": pair.tokenizer.batch_decode(kept, skip_special_tokens=True),
-            "finish": finish,
-            "tokens": kept,
+        self.pair, self.prompts, self.law, self.together = pair, prompts, law, len(alphas)
+        self.encoded = [encode(pair.tokenizer, p.text) for p in prompts]
+        self.rows = [Row(p, float(a), s) for p in range(len(prompts)) for s in range(samples) for a in alphas]
+        self.alpha = torch.tensor([r.alpha for r in self.rows], dtype=torch.float32)
+        luck = {
+            (p, s): uniforms(seed, prompts[p].text, s, max_new_tokens)
+            for p in range(len(prompts))
+            for s in range(samples)
         }
-    )
-    for k, name in enumerate(PER_TOKEN):
-        frame[name] = [scores[i, : lengths[i], k] for i in range(len(rows))]
-    return frame
+        self.uniform = torch.tensor(np.stack([luck[r.prompt, r.sample] for r in self.rows]))  # (rows, steps)
+        self.ends = torch.tensor(end_tokens(pair), device=pair.device)
+        self.tokens = np.zeros((len(self.rows), max_new_tokens), dtype=np.int64)
+        self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
+        self.lengths = np.zeros(len(self.rows), dtype=np.int64)
+        self.finish = np.full(len(self.rows), "length", dtype=object)
+
+    def sample(self, columns: int, progress: Any) -> int:
+        """Draw every row. Returns the columns of cache that fitted into memory: those given, or fewer."""
+        done = progress.n
+        while True:
+            try:
+                self._sample(columns, progress)
+                return columns
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                one_row = max(map(len, self.encoded)) + self.tokens.shape[1]
+                if columns <= one_row:
+                    raise MemoryError(
+                        f"not even one row of {one_row} tokens fits into memory beside the model: {error}"
+                    ) from None
+            # outside of the handler, which would keep the failed batch alive
+            columns = max(columns // 2, one_row)
+            log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", columns)
+            progress.update(done - progress.n)
+            self.lengths[:] = 0
+            self.finish[:] = "length"
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _sample(self, columns: int, progress: Any) -> None:
+        batch = Batch(self.pair, self.encoded, len(self.rows), self.together, self.tokens.shape[1], columns)
+
+        def draw(which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+            drawn, going_on = self._draw(which, before, after)
+            progress.update(int((~going_on).sum()))
+            return drawn, going_on
+
+        queue = deque(range(len(self.rows)))
+        while batch.refill(queue, [r.prompt for r in self.rows], draw):
+            batch.step(draw)
+
+    def _draw(self, which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw, record, and say which rows go on. `which` (rows,) indexes the unit's rows."""
+        index = which.numpy()
+        step = self.lengths[index]
+        u = self.uniform[which, torch.from_numpy(step)].to(before.device)
+        drawn, score = self.law.draw(before, after, self.alpha[which].to(before.device), u)
+        ended = torch.isin(drawn, self.ends).cpu()
+        self.tokens[index, step] = drawn.cpu().numpy()
+        self.scores[index, step] = score.cpu().numpy()
+        finite = np.isfinite(self.scores[index, step, :3]).all(-1)
+        if not finite.all():
+            bad = int((~finite).argmax())
+            row = self.rows[index[bad]]
+            raise NonFiniteLogitsError(
+                f"logits are not finite at prompt {self.prompts[row.prompt].id!r}, alpha {row.alpha}, step {step[bad]}"
+            )
+        self.lengths[index] += 1
+        self.finish[index[ended.numpy()]] = "end"
+        return drawn, ~ended & (torch.from_numpy(self.lengths[index]) < self.tokens.shape[1])
+
+    def frame(self) -> pd.DataFrame:
+        """One line per row, as `sample_grid` returns it."""
+        prompts = [self.prompts[r.prompt] for r in self.rows]
+        kept = [tokens[:n] for tokens, n in zip(self.tokens, self.lengths, strict=True)]
+        frame = pd.DataFrame(
+            {
+                "prompt_id": [p.id for p in prompts],
+                "category": [p.category for p in prompts],
+                "prompt": [p.text for p in prompts],
+                "alpha": [r.alpha for r in self.rows],
+                "sample": [r.sample for r in self.rows],
+                "text": self.pair.tokenizer.batch_decode(kept, skip_special_tokens=True),
+                "finish": self.finish,
+                "tokens": kept,
+            }
+        )
+        for k, name in enumerate(PER_TOKEN):
+            frame[name] = [scores[:n, k] for scores, n in zip(self.scores, self.lengths, strict=True)]
+        return frame
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """On a CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

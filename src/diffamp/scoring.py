@@ -9,47 +9,51 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from diffamp.law import PER_TOKEN, Law
 from diffamp.pairs import ModelPair
 from diffamp.prompts import encode
-from diffamp.sampling import Law
+
+Text = tuple[str, Sequence[int]]
+"""A prompt, and the token ids of an answer to it."""
 
 
 def teacher_forced(
-    pair: ModelPair, texts: Sequence[tuple[str, Sequence[int]]], token_budget: int = 2048
+    pair: ModelPair, texts: Sequence[Text], token_budget: int = 2048
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Both models' logits at every token of given answers.
 
     Args:
-        texts: (prompt, ids of the answer).
         token_budget: padded tokens in a batch; bounds the logits held at a time.
 
     Yields:
-        index of the text; before, after: (answer tokens, vocab) raw logits that predict each of its tokens.
+        index of the text; before, after: (answer tokens, vocab) raw logits that predict each of its tokens. Long texts
+        first.
     """
     encoded = [(encode(pair.tokenizer, prompt), [int(t) for t in answer]) for prompt, answer in texts]
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i][0]) - len(encoded[i][1]))
+    lengths = [len(prompt) + len(answer) for prompt, answer in encoded]
+    order = sorted(range(len(encoded)), key=lambda i: -lengths[i])
     while order:
-        width = sum(map(len, encoded[order[0]]))
+        width = lengths[order[0]]
         batch, order = order[: max(1, token_budget // width)], order[max(1, token_budget // width) :]
         ids = torch.full((len(batch), width), pair.tokenizer.pad_token_id or 0)
-        mask = torch.zeros_like(ids)
+        # the logits at a position predict the next token, so each answer is read from its prompt's last token on
+        keep = torch.zeros(len(batch), max(len(encoded[i][1]) for i in batch), dtype=torch.long)
         for n, i in enumerate(batch):
             prompt, answer = encoded[i]
-            ids[n, width - len(prompt) - len(answer) :] = torch.tensor(prompt + answer)
-            mask[n, width - len(prompt) - len(answer) :] = 1
-        longest = max(len(encoded[i][1]) for i in batch)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        ids, mask, positions = (t.to(pair.device) for t in (ids, mask, positions))
-        before, after = pair.logits(ids, mask, positions, logits_to_keep=longest + 1)
+            ids[n, : lengths[i]] = torch.tensor(prompt + answer)  # padded on the right, where no token looks
+            keep[n, : len(answer)] = torch.arange(len(prompt) - 1, lengths[i] - 1)
+        positions = torch.arange(width).expand(len(batch), -1)
+        ids, mask, positions, keep = (t.to(pair.device) for t in (ids, torch.ones_like(ids), positions, keep))
+        before, after = pair.logits(ids, mask, positions, keep=keep)
         for n, i in enumerate(batch):
-            said = slice(-1 - len(encoded[i][1]), -1)  # the logits at a position predict the next token
-            yield i, before[n, said], after[n, said]
+            said = len(encoded[i][1])
+            yield i, before[n, :said], after[n, :said]
 
 
 @torch.inference_mode()
 def score(
     pair: ModelPair,
-    texts: Sequence[tuple[str, Sequence[int]]],
+    texts: Sequence[Text],
     alphas: Sequence[float] = (0.0,),
     law: Law | None = None,
     token_budget: int = 2048,
@@ -57,21 +61,49 @@ def score(
     """Log-probs and divergences of every token of given answers, in nats.
 
     Returns:
-        One row per text, token and alpha: text, position, token, alpha, logp_before, logp_after, logp_alpha,
-        kl_alpha_after.
+        One row per text, alpha and token: text, alpha, position, token and the columns of `PER_TOKEN`.
     """
     law = law or Law()
-    frames = []
+    scored = {}
     for i, before, after in teacher_forced(pair, texts, token_budget):
-        tokens = torch.tensor([int(t) for t in texts[i][1]], dtype=torch.long, device=before.device)
+        tokens = torch.tensor([int(t) for t in texts[i][1]], device=before.device)
+        values = law.score(before, after, torch.tensor(alphas, device=before.device), tokens)
+        scored[i] = values.transpose(0, 1).flatten(0, 1).cpu().numpy()  # (tokens, alphas, 5) -> (alphas * tokens, 5)
+    index = [
+        (i, float(alpha), position, int(token))
+        for i in range(len(texts))
+        for alpha in alphas
+        for position, token in enumerate(texts[i][1])
+    ]
+    frame = pd.DataFrame(index, columns=["text", "alpha", "position", "token"])
+    frame[list(PER_TOKEN)] = np.concatenate([scored[i] for i in range(len(texts))])
+    return frame
+
+
+@torch.inference_mode()
+def noise_floor(
+    pair: ModelPair,
+    reference: ModelPair,
+    texts: Sequence[Text],
+    alphas: Sequence[float],
+    law: Law | None = None,
+    token_budget: int = 2048,
+) -> pd.DataFrame:
+    """What rounding alone does to the amplified law: KL(reference || pair) at every token of given answers, in nats.
+
+    Args:
+        reference: the same weights with a float32 body (`load_pair(..., float32_body=True)`). Amplification multiplies
+            the difference between the two along with the difference between before and after.
+
+    Returns:
+        One row per text, alpha and token: text, alpha, position, kl.
+    """
+    law = law or Law()
+    rows = []
+    passes = (teacher_forced(p, texts, token_budget) for p in (pair, reference))
+    for (i, *rounded), (_, *exact) in zip(*passes, strict=True):
         for alpha in alphas:
-            values = law.score(before, after, torch.full((len(tokens),), alpha, device=before.device), tokens)
-            columns = dict(
-                zip(("logp_before", "logp_after", "logp_alpha", "kl_alpha_after"), values.T.cpu().numpy(), strict=False)
-            )
-            frames.append(
-                pd.DataFrame(
-                    {"text": i, "position": np.arange(len(tokens)), "token": tokens.cpu(), "alpha": alpha, **columns}
-                )
-            )
-    return pd.concat(frames).sort_values(["text", "alpha", "position"], ignore_index=True)
+            p, q = (law.log_probs(before, after, alpha) for before, after in (exact, rounded))
+            kl = (p.exp() * (p - q).nan_to_num(nan=0.0)).sum(-1)  # NaN: a token that a guard rules out in both
+            rows += [(i, float(alpha), position, float(value)) for position, value in enumerate(kl)]
+    return pd.DataFrame(rows, columns=["text", "alpha", "position", "kl"])

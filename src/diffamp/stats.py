@@ -68,6 +68,17 @@ def agreement(a: pd.Series, b: pd.Series) -> tuple[float, float]:
     return float((a == b).mean()), float(cohen_kappa_score(a, b))
 
 
+def effective_sample_size(samples: pd.DataFrame) -> float:
+    """How many plain samples these amplified ones are worth when reweighted to the after-model: (sum w)^2 / sum w^2.
+
+    The weight of a text is the product of p_after / p_alpha over its tokens. Tokens that a guard ruled out are never
+    seen, so a guarded law gives weights for what it can say, not for all that the after-model can.
+    """
+    log_weight = samples.logp_after.map(np.sum) - samples.logp_alpha.map(np.sum)
+    weight = np.exp(log_weight - log_weight.max())
+    return float(weight.sum() ** 2 / weight.pow(2).sum())
+
+
 def percent(rate: float, low: float, high: float) -> str:
     """`23 % [16, 32]`."""
     return f"{100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

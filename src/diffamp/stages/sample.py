@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 
 from diffamp import params, paths
+from diffamp.law import Law
 from diffamp.loading import fingerprint, load_guard, load_pair
 from diffamp.prompts import load_prompts
 from diffamp.records import Records
 from diffamp.runtime import setup
-from diffamp.sampling import Law, check_grid, configuration, sample_grid
+from diffamp.sampling import check_grid, configuration, sample_grid
 
 
 def main(name: str) -> None:

@@ -6,13 +6,15 @@ import json
 import sys
 
 from diffamp import params, paths
-from diffamp.loading import load_model, load_tokenizer, load_vector
+from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.law import Law
+from diffamp.loading import load_vector
 from diffamp.organisms.finetune import train_adapter
 from diffamp.organisms.vectors import steered
 from diffamp.pairs import SoloPair
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
-from diffamp.sampling import Law, sample_grid
+from diffamp.sampling import sample_grid
 
 
 def main(name: str) -> None:

@@ -10,12 +10,14 @@ import json
 import pandas as pd
 
 from diffamp import params, paths
+from diffamp.checkpoints import load_model, load_tokenizer
 from diffamp.judges import Judges
-from diffamp.loading import load_model, load_tokenizer, steered_pair
+from diffamp.law import Law
+from diffamp.loading import steered_pair
 from diffamp.organisms.vectors import difference_of_means, learn_vector, save_vector
 from diffamp.prompts import Prompt, load_exemplars, load_prompts, load_refusals
 from diffamp.runtime import setup
-from diffamp.sampling import Law, sample_grid
+from diffamp.sampling import sample_grid
 
 
 def main() -> None:

@@ -1,0 +1,92 @@
+"""A pair from a base and a PEFT adapter: in one pass where the adapter is plain LoRA, in two where it is more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError, safe_open
+from transformers.pytorch_utils import Conv1D
+
+from diffamp.checkpoints import PairError, damaged, load_model, load_tokenizer
+from diffamp.halves import Halves, LowRank
+from diffamp.linear import NotByRowError
+from diffamp.pairs import ModelPair, SeparatePair, SharedPair
+from diffamp.params import Precision
+
+
+def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16", *, float32_body: bool = False) -> ModelPair:
+    """A base without and with a PEFT adapter.
+
+    Plain LoRA on linear layers runs in one pass over the shared weights. Anything else that peft loads (DoRA,
+    embeddings, saved modules, other methods, layers that do not see the batch row by row) is switched on and off
+    around two passes: slower, the same numbers.
+
+    Args:
+        float32_body: see `diffamp.checkpoints.load_model`.
+    """
+    wrapped, tokenizer = _wrapped(base, adapter, precision, float32_body), load_tokenizer(base)
+    if any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values()):
+        # trained biases overwrite the base's own, which switching the adapter off does not bring back
+        return SeparatePair(load_model(base, precision, float32_body=float32_body), wrapped, tokenizer)
+    terms = _low_rank_terms(wrapped)
+    if terms is not None:
+        try:
+            return SharedPair(wrapped.unload(), tokenizer, Halves(), terms)
+        except NotByRowError:
+            wrapped = _wrapped(base, adapter, precision, float32_body)
+    return SeparatePair(wrapped, wrapped, tokenizer, switch_off=wrapped.disable_adapter)
+
+
+def _wrapped(base: Path, adapter: Path, precision: Precision, float32_body: bool) -> Any:
+    """The base with the adapter's layers in it."""
+    weights = adapter / "adapter_model.safetensors"
+    if not (adapter / "adapter_config.json").is_file() or not weights.is_file():
+        raise PairError(f"no adapter in {adapter}: run `make repro`, or correct `adapter` in params.yaml")
+    model = load_model(base, precision, float32_body=float32_body)
+    try:
+        wrapped = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+        with safe_open(weights, framework="pt") as stored:
+            trained = sum(".lora_A." in key for key in stored.keys())  # noqa: SIM118 - not a dict
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise damaged("adapter", adapter, error) from None
+    except (RuntimeError, ValueError) as error:
+        last = str(error).strip().splitlines()[-1].strip()  # the first says only that there were errors
+        raise PairError(f"the adapter in {adapter} does not fit {base.name}: {last}") from None
+    # peft drops what has no place in the base, and leaves what is absent at its random start
+    placed = sum(".lora_A." in key for key, _ in wrapped.named_parameters())
+    if trained != placed:
+        raise PairError(
+            f"the adapter in {adapter} does not fit {base.name}: it holds {trained} LoRA terms, "
+            f"its settings ask for {placed} on this base"
+        )
+    return wrapped
+
+
+def _low_rank_terms(wrapped: Any) -> dict[torch.nn.Module, LowRank] | None:
+    """Base layer -> its term, for every LoRA layer, or None where the adapter is more than plain LoRA."""
+    terms: dict[torch.nn.Module, LowRank] = {}
+    for module in wrapped.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return None
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        # other bases (embeddings, convolutions, the stacked experts of a mixture) do not see the batch row by row
+        plain = isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), torch.nn.Linear | Conv1D)
+        plain = plain and not module.lora_variant and not module.lora_embedding_A
+        if not plain or not hasattr(module, "lora_A") or any(b.bias is not None for b in module.lora_B.values()):
+            return None
+        a, b, scaling = module.lora_A, module.lora_B, module.scaling
+        active = module.active_adapters
+        # as (in, rank) and (rank, out), the order in which they multiply
+        terms[module.get_base_layer()] = LowRank(
+            torch.cat([a[k].weight.detach().t() for k in active], 1).to(wrapped.dtype).contiguous(),
+            torch.cat([(b[k].weight.detach().float() * scaling[k]).t() for k in active]).to(wrapped.dtype).contiguous(),
+        )
+    return terms or None
