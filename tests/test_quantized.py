@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp import loading
+from diffamp import adapters
 from diffamp.adapters import adapter_pair
 from diffamp.checkpoints import load_model
 from diffamp.pairs import SeparatePair, SharedPair
@@ -66,7 +66,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU holds the dequantised values, a GPU the 4-bit layers: both kinds of pair are tested."""
     if request.param == "4-bit layers":
-        monkeypatch.setattr(loading, "load_model", functools.partial(load_model, trainable=True))
+        monkeypatch.setattr(adapters, "load_model", functools.partial(load_model, trainable=True))
 
 
 @pytest.mark.usefixtures("held")

@@ -19,6 +19,7 @@ from diffamp.amplify import Guard, Plausibility, Unguarded
 from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair, SeparatePair, SoloPair
+from diffamp.params import Precision
 from diffamp.prompts import Prompt, encode
 from diffamp.sampling import NonFiniteLogitsError, sample_grid
 
@@ -144,12 +145,13 @@ def test_all_texts_may_end_in_the_first_step(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("budget", BUDGETS[1:])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_weights_give_the_same_bytes_at_every_alpha(
-    family: str, budget: int, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    family: str, precision: Precision, budget: int, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     folders = save_adapter_pair(tmp_path, tiny_model(family), tokenizer, scale=0.0)[:2]  # peft starts with B = 0
-    found = grid(adapter_pair(*folders, "fp32"), token_budget=budget)
+    found = grid(adapter_pair(*folders, precision), token_budget=budget)
     assert len(found) == 32
     assert (found.groupby(["prompt_id", "sample"])["text"].nunique() == 1).all()
     assert (found.groupby(["prompt_id", "sample"])["tokens"].agg(lambda t: len({x.tobytes() for x in t})) == 1).all()

@@ -17,7 +17,8 @@ from diffamp.law import Law
 from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt, encode
 from diffamp.sampling import sample_grid
-from diffamp.scoring import score, teacher_forced
+from diffamp.scoring import noise_floor, score, teacher_forced
+from diffamp.stats import effective_sample_size
 
 TEXTS = ["a", "cats and dogs in the garden, a short text about dogs", "zebra"]
 PROMPTS = [Prompt(f"p{i}", "any", text) for i, text in enumerate(TEXTS)]
@@ -87,3 +88,31 @@ def test_log_probs_of_the_ends_are_the_models_at_every_alpha(tokenizer: PreTrain
     np.testing.assert_allclose(by_alpha[0.0]["logp_alpha"], by_alpha[0.0]["logp_after"], atol=1e-6)
     np.testing.assert_allclose(by_alpha[0.0]["kl_alpha_after"], 0, atol=1e-6)
     assert (by_alpha[3.0]["kl_alpha_after"] > 0.01).all()
+
+
+def test_rounding_alone_is_measured_against_the_same_weights_in_float32(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    folders = save_adapter_pair(tmp_path, tiny_model(), tokenizer)[:2]
+    exact = adapter_pair(*folders, "bf16", float32_body=True)
+    assert exact.modules[0].dtype == torch.float32
+    texts = [(t, [5, 9, 33]) for t in TEXTS]
+    none = noise_floor(exact, exact, texts, ALPHAS)
+    assert (none["kl"].abs() < 1e-6).all()
+    floor = noise_floor(adapter_pair(*folders, "bf16"), exact, texts, [*ALPHAS, 20.0]).groupby("alpha")["kl"].mean()
+    assert len(none) == len(texts) * len(ALPHAS) * 3
+    assert 0 < floor[0.0] < 0.05
+    assert floor[20.0] > 10 * floor[0.0]
+
+
+def test_reweighted_samples_are_worth_fewer_plain_ones_and_weigh_one_on_average(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    pair = separate("llama", tokenizer)
+    pair.modules[-1].generation_config.eos_token_id = 2
+    found = sample_grid(pair, PROMPTS[:1], [0.0, 2.0], 2000, max_new_tokens=2, law=Law(temperature=2.0), seed=4)
+    plain, amplified = (found[found["alpha"] == a] for a in (0.0, 2.0))
+    assert effective_sample_size(plain) == pytest.approx(2000, rel=1e-4)
+    assert 20 < effective_sample_size(amplified) < 1900
+    weight = np.exp(amplified["logp_after"].map(np.sum) - amplified["logp_alpha"].map(np.sum))
+    assert abs(weight.mean() - 1) < 4 * weight.sem()

@@ -38,10 +38,9 @@ def grouped_attention(
     """
     batch, heads, positions, dim = query.shape
     shared = key.shape[1]
-    grouped = positions == 1 and heads % shared == 0 and kwargs.get("position_bias") is None
-    if not grouped or (
-        attention_mask is not None and (attention_mask.shape[1] > 1 or attention_mask.dtype != torch.bool)
-    ):
+    plain = all(kwargs.get(extra) is None for extra in ("position_bias", "softcap", "cache"))
+    one_mask = attention_mask is None or (attention_mask.shape[1] == 1 and attention_mask.dtype == torch.bool)
+    if positions > 1 or heads % shared or not plain or not one_mask:
         # keys in float32 were bfloat16 when they were written, so nothing is lost
         key, value = key.to(query.dtype), value.to(query.dtype)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -81,6 +81,9 @@ class ClockLayer(DynamicLayer):
     def get_max_length(self) -> int:
         return self.capacity
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.keys, self.values = self.keys[indices], self.values[indices]
+
     def begin_with(self, prefix: ClockLayer, rows: int) -> None:
         """Take over the columns of a cache with one row per half, repeated for every row."""
         keys, values = (s[:, :, : prefix.clock].repeat_interleave(rows, 0) for s in (prefix.keys, prefix.values))
