@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from diffamp.amplify import Plausibility, Unguarded, amplify
+from diffamp.amplify import amplify
+from diffamp.guards import UNGUARDED, Plausibility
 
 ALPHAS = st.floats(-4, 8, width=32)
 
@@ -128,7 +129,7 @@ def test_plausibility_keeps_what_is_likely_after_and_touches_nothing_else(
     pair: tuple[Tensor, Tensor], alpha: float, c: float
 ) -> None:
     before, after = pair
-    guarded, plain = Plausibility(c)(before, after, alpha), Unguarded()(before, after, alpha)
+    guarded, plain = Plausibility(c)(before, after, alpha), UNGUARDED(before, after, alpha)
     kept = guarded > -torch.inf
     assert kept.gather(-1, after.argmax(-1, keepdim=True)).all()  # so never empty
     assert torch.equal(guarded[kept], plain[kept])

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffamp import params, paths
-from diffamp.amplify import Plausibility
 from diffamp.checkpoints import PairError
+from diffamp.guards import Plausibility
 from diffamp.law import Law
 from diffamp.loading import load_pair
 from diffamp.organisms.vectors import save_vector
@@ -72,7 +72,7 @@ SETTINGS = {
         "samples": 1,
         "max_new_tokens": 4,
         "temperature": 1.0,
-        "guards": {"none": {"method": "none"}},
+        "guards": {"none": []},
         "token_budget": 256,
     },
     "judge": {"model": "judge"},

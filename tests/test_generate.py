@@ -20,8 +20,9 @@ from transformers import (
     pipeline,
 )
 
-from diffamp.amplify import Plausibility, amplify
+from diffamp.amplify import amplify
 from diffamp.cache import PairCache
+from diffamp.guards import Plausibility
 from diffamp.model import AmplifiedLM
 from diffamp.pairs import SeparatePair
 

@@ -45,8 +45,8 @@ sampling:
   max_new_tokens: 8
   temperature: 0.7
   guards:
-    none: {{method: none}}
-    plausible: {{method: plausibility, c: 0.1}}
+    none: []
+    plausible: [{{method: plausibility, c: 0.1}}]
   token_budget: 512
 base:
   model: chat
@@ -113,7 +113,7 @@ def test_yaml_1_2_numbers(tmp_path: Path, number: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "path", "plausibility", "hub"])
 def test_names_may_be_words_of_the_format(tmp_path: Path, name: str) -> None:
-    p = load(tmp_path, edited("    plausible: {", f"    {name}: {{") if name != "none" else SMALL)
+    p = load(tmp_path, edited("    plausible: [", f"    {name}: [") if name != "none" else SMALL)
     assert name in p.sampling.guards
 
 
@@ -138,12 +138,12 @@ BAD = {
         "pairs.other.alpha",
         "unknown key",
     ),
-    "unknown key in a guard": ("{method: none}", "{method: none, c: 0.1}", "sampling.guards.none.c", "unknown key"),
+    "unknown key in a guard": ("c: 0.1", "c: 0.1, d: 1", "sampling.guards.plausible[0].d", "unknown key"),
     "unknown key in an organism": ("epochs: 2", "epochs: 2, lr: 1.0", "organisms.planted.lr", "unknown key"),
     "missing key at the top": ("seed: 0\n", "", "seed", "missing; add this key"),
     "missing key in a section": ("  token_budget: 512\n", "", "sampling.token_budget", "missing; add this key"),
     "missing key in a model": ("    path: /models/judge\n", "", "models.judge.path", "missing; add this key"),
-    "missing key in a guard": (", c: 0.1", "", "sampling.guards.plausible.c", "missing; add this key"),
+    "missing key in a guard": (", c: 0.1", "", "sampling.guards.plausible[0]", "plausibility takes c, found none"),
     "missing source": ("    source: path\n", "", "models.judge", "'source'"),
     "missing licence": ("/models/judge\n    licence: MIT", "/models/judge", "models.judge.licence", "missing"),
     "quoted number": ("threads: 1", 'threads: "1"', "threads", "valid integer (found '1')"),
@@ -165,8 +165,8 @@ BAD = {
     "temperature zero": ("temperature: 0.7", "temperature: 0", "sampling.temperature", "greater than 0 (found 0)"),
     "temperature nan": ("temperature: 0.7", "temperature: .nan", "sampling.temperature", "finite number (found nan)"),
     "negative seed": ("seed: 0", "seed: -1", "seed", "greater than or equal to 0 (found -1)"),
-    "share above one": ("c: 0.1", "c: 1.5", "sampling.guards.plausible.c", "less than or equal to 1 (found 1.5)"),
-    "share zero": ("c: 0.1", "c: 0.0", "sampling.guards.plausible.c", "greater than 0 (found 0.0)"),
+    "share above one": ("c: 0.1", "c: 1.5", "sampling.guards.plausible[0].c", "less than or equal to 1 (found 1.5)"),
+    "share zero": ("c: 0.1", "c: 0.0", "sampling.guards.plausible[0].c", "greater than 0 (found 0.0)"),
     "rate one": ("organism_rate: 0.2", "organism_rate: 1.0", "vector.organism_rate", "less than 1 (found 1.0)"),
     "negative layer": (
         "layers: [1, 2]",
@@ -183,8 +183,32 @@ BAD = {
     "unknown guard method": (
         "method: plausibility",
         "method: plausible",
+        "sampling.guards.plausible[0].method",
+        "Input should be 'plausibility', 'floor'",
+    ),
+    "another guard's setting": (
+        "c: 0.1",
+        "p: 0.1",
+        "sampling.guards.plausible[0]",
+        "plausibility takes c, found p",
+    ),
+    "a setting too many": (
+        "c: 0.1",
+        "c: 0.1, p: 0.9",
+        "sampling.guards.plausible[0]",
+        "plausibility takes c, found c, p",
+    ),
+    "a setting for none": (
+        "{method: plausibility, c: 0.1}",
+        "{method: gate, c: 0.1}",
+        "sampling.guards.plausible[0]",
+        "gate takes no setting, found c",
+    ),
+    "one guard for a chain": (
+        "[{method: plausibility, c: 0.1}]",
+        "{method: plausibility, c: 0.1}",
         "sampling.guards.plausible",
-        "expected tags: 'none', 'plausibility'",
+        "valid list",
     ),
     "unknown source": ("source: pypi", "source: pypy", "models.chat", "expected tags: 'pypi', 'hub', 'path'"),
     "unknown precision": (
@@ -232,7 +256,7 @@ BAD = {
         "exactly one of after, adapter, steering; found ['after', 'adapter']",
     ),
     "no guards": (
-        SMALL[SMALL.index("    none: {") : SMALL.index("  token_budget")],
+        SMALL[SMALL.index("    none: [") : SMALL.index("  token_budget")],
         "",
         "sampling.guards",
         "valid dictionary",

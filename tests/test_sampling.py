@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from transformers import PreTrainedTokenizerBase
 
 from diffamp.adapters import adapter_pair
-from diffamp.amplify import Guard, Plausibility, Unguarded
+from diffamp.guards import UNGUARDED, Guard, Plausibility
 from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair, SeparatePair, SoloPair
@@ -110,7 +110,7 @@ def test_vocabularies_padded_to_different_sizes(sizes: tuple[int, int], tokenize
     assert_same(grid(pair, PROMPTS[:2], token_budget=300), naive(pair, PROMPTS[:2]))
 
 
-@pytest.mark.parametrize("guard", [Unguarded(), Plausibility(0.1), Plausibility(1.0)])
+@pytest.mark.parametrize("guard", [UNGUARDED, Plausibility(0.1), Plausibility(1.0)])
 def test_guard_and_temperature(guard: Guard) -> None:
     pair, law = family_pair("llama")[0], Law(guard, temperature=0.7)
     expected = naive(pair, PROMPTS[:2], law)
@@ -118,7 +118,7 @@ def test_guard_and_temperature(guard: Guard) -> None:
     assert_same(found, expected)
     logp_alpha, kl = (np.concatenate(found[c].to_list()) for c in ("logp_alpha", "kl_after_alpha"))
     assert np.isfinite(logp_alpha).all()  # no sampled token is ruled out
-    assert np.isinf(kl).any() == (guard != Unguarded())
+    assert np.isinf(kl).any() == (guard != UNGUARDED)
     if guard == Plausibility(1.0):
         np.testing.assert_array_equal(logp_alpha, 0)  # only the top token is left
 
@@ -169,7 +169,7 @@ def test_neither_order_nor_company_matters(family: str, monkeypatch: pytest.Monk
     assert_same(grid(pair, samples=1), fewer)
 
 
-@pytest.mark.parametrize(("alpha", "guard"), [(0.0, Unguarded()), (1.5, Unguarded()), (-0.5, Plausibility(0.02))])
+@pytest.mark.parametrize(("alpha", "guard"), [(0.0, UNGUARDED), (1.5, UNGUARDED), (-0.5, Plausibility(0.02))])
 def test_tokens_come_as_often_as_the_law_says(alpha: float, guard: Guard) -> None:
     pair, samples, law = family_pair("llama")[0], 3000, Law(guard, 1.5)
     found = grid(pair, PROMPTS[:1], [alpha], samples=samples, max_new_tokens=1, law=law)

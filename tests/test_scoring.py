@@ -12,7 +12,7 @@ from conftest import FAMILIES, save_adapter_pair, separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
 from diffamp.adapters import adapter_pair
-from diffamp.amplify import Guard, Plausibility, Unguarded
+from diffamp.guards import UNGUARDED, Guard, Plausibility
 from diffamp.law import Law
 from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt, encode
@@ -62,7 +62,7 @@ def test_any_token_budget(budget: int, tokenizer: PreTrainedTokenizerBase) -> No
     assert_reproduces(pair, sampled(pair), token_budget=budget)
 
 
-@pytest.mark.parametrize("guard", [Unguarded(), Plausibility(0.2)])
+@pytest.mark.parametrize("guard", [UNGUARDED, Plausibility(0.2)])
 def test_guard_and_temperature(guard: Guard, tokenizer: PreTrainedTokenizerBase) -> None:
     pair, law = separate("llama", tokenizer), Law(guard, temperature=0.6)
     assert_reproduces(pair, sampled(pair, law), law=law)

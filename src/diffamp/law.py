@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from diffamp.amplify import Guard, Unguarded
+from diffamp.guards import UNGUARDED, Guard
 
 PER_TOKEN = ("logp_before", "logp_after", "logp_alpha", "kl_alpha_after", "kl_after_alpha")
 """What is said of each token, in nats."""
@@ -28,12 +29,20 @@ class Law:
     temperature; without a guard alpha 0 is the after-model and alpha -1 the before-model at that temperature.
     """
 
-    guard: Guard = field(default_factory=Unguarded)
+    guard: Guard = UNGUARDED
     temperature: float = 1.0
+    half_life: float = math.inf
+    """Tokens after which alpha is half of what it was asked to be: a schedule over the positions of an answer."""
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature must be a positive number, got {self.temperature}")
+        if not self.half_life > 0:
+            raise ValueError(f"half_life must be a positive number of tokens, got {self.half_life}")
+
+    def alpha_at(self, alpha: Tensor, step: Tensor) -> Tensor:
+        """Alpha for the token after `step` tokens of the answer; both broadcast."""
+        return alpha * 0.5 ** (step / self.half_life)
 
     def draw(self, before: Tensor, after: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """One token per row by the inverse of the cumulative distribution.
@@ -62,22 +71,22 @@ class Law:
 
         Args:
             before, after: (rows, vocab) raw logits.
-            alphas: (alphas,) float32.
+            alphas: (rows, alphas) float32.
             tokens: (rows,) int64.
 
         Returns:
             (rows, alphas, 5) float32.
         """
         parts = []
-        for b, a, t in _chunks(len(alphas) * before.shape[-1], before, after, tokens):
+        for b, a, strength, t in _chunks(alphas.shape[-1] * before.shape[-1], before, after, alphas, tokens):
             b, a = b.float()[:, None], a.float()[:, None]  # (rows, 1, vocab)
-            shape = len(t), len(alphas), b.shape[-1]
-            amplified = self._tempered(self.guard(b.expand(shape), a.expand(shape), alphas.expand(shape[:2])))
-            parts.append(_scores(self._tempered(b), self._tempered(a), amplified, t[:, None].expand(shape[:2])))
+            shape = *strength.shape, b.shape[-1]
+            amplified = self._tempered(self.guard(b.expand(shape), a.expand(shape), strength))
+            parts.append(_scores(self._tempered(b), self._tempered(a), amplified, t[:, None].expand_as(strength)))
         return torch.cat(parts)
 
-    def log_probs(self, before: Tensor, after: Tensor, alpha: float) -> Tensor:
-        """(rows, vocab) float32 log-probs of every token; -inf where a guard rules it out."""
+    def log_probs(self, before: Tensor, after: Tensor, alpha: Tensor) -> Tensor:
+        """(rows, vocab) float32 log-probs of every token at `alpha` (rows,); -inf where a guard rules it out."""
         return (self.guard(before.float(), after.float(), alpha) / self.temperature).log_softmax(-1)
 
     def _tempered(self, logits: Tensor) -> _Softmax:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from diffamp import paths
+from diffamp import guards, paths
 from diffamp.adapters import adapter_pair
-from diffamp.amplify import Guard, Plausibility, Unguarded
 from diffamp.checkpoints import PairError, load_model, load_tokenizer
 from diffamp.halves import Halves, add_vector
+from diffamp.law import Law
 from diffamp.pairs import ModelPair, SeparatePair, SharedPair
-from diffamp.params import GuardParams, NoGuard, Params, Precision
+from diffamp.params import GuardParams, Params, Precision
 
 
 def load_pair(params: Params, name: str, *, float32_body: bool = False) -> ModelPair:
@@ -92,9 +94,38 @@ def load_vector(file: Path) -> tuple[int, torch.Tensor]:
         raise PairError(f"{file} is not a steering vector written by diffamp ({error})") from None
 
 
-def load_guard(settings: GuardParams) -> Guard:
-    """The guard that a block of `sampling.guards` describes."""
-    return Unguarded() if isinstance(settings, NoGuard) else Plausibility(settings.c)
+GUARDS: dict[str, Callable[..., guards.Guard]] = {
+    "plausibility": guards.Plausibility,
+    "floor": guards.Floor,
+    "after_top_p": guards.AfterTopP,
+    "top_p": guards.TopP,
+    "top_k": guards.TopK,
+    "min_p": guards.MinP,
+    "clip": guards.Clip,
+    "kl_cap": guards.KLCap,
+    "gate": guards.Gate,
+    "rescale": guards.Rescale,
+}
+
+
+def load_law(chain: Sequence[GuardParams], temperature: float, pair: ModelPair) -> Law:
+    """The law that a chain of guards in params.yaml describes, at a temperature.
+
+    Args:
+        pair: whose end tokens `end_unamplified` leaves alone.
+    """
+    links: list[guards.Guard] = []
+    half_life = math.inf
+    for link in chain:
+        if link.method == "decay":
+            half_life = link.setting["half_life"]
+        elif link.method == "end_unamplified":
+            links.append(guards.Unamplified(tuple(pair.end_tokens)))
+        else:
+            guard = GUARDS[link.method]
+            tempered = {"temperature": temperature} if hasattr(guard, "temperature") else {}
+            links.append(guard(**link.setting, **tempered))
+    return Law(guards.Chain(tuple(links)), temperature, half_life)
 
 
 def fingerprint(params: Params, name: str) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from diffamp.amplify import Guard
 from diffamp.cache import PairCache
+from diffamp.guards import Guard
 
 
 class PairedLogits(Protocol):

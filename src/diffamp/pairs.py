@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.amplify import Guard, Unguarded
 from diffamp.attention import exact_keys, group_heads
 from diffamp.cache import ClockLayer, PairCache
+from diffamp.guards import UNGUARDED, Guard
 from diffamp.halves import Halves, LowRank, Side
 from diffamp.linear import fuse
 from diffamp.model import AmplifiedLM
@@ -50,6 +50,15 @@ class ModelPair(ABC):
     def context_length(self) -> int | None:
         """Longest sequence the model was built for, in tokens, where its config says so."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Every token that ends an answer, by either model's generation config or by the tokenizer."""
+        ends = [self.tokenizer.eos_token_id]
+        for model in self.modules:
+            configured = model.generation_config.eos_token_id
+            ends += configured if isinstance(configured, list) else [configured]
+        return sorted({t for t in ends if t is not None})
 
     @abstractmethod
     def layers(self, capacity: int | None = None) -> PairCache:
@@ -88,7 +97,7 @@ class ModelPair(ABC):
             alpha: one number, or a (batch,) tensor with one value per row of the prompts given to `generate`.
             guard: what keeps the text sensible; default none.
         """
-        return AmplifiedLM(self, alpha, guard or Unguarded())
+        return AmplifiedLM(self, alpha, guard or UNGUARDED)
 
 
 def _forward(model: PreTrainedModel, positions: Tensor, keep: Tensor | None, **inputs: Any) -> Tensor:

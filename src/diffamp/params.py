@@ -145,20 +145,52 @@ class PairParams(Section):
         return self
 
 
-class NoGuard(Section):
-    """The plain equation."""
+SETTING = {
+    "plausibility": "c",
+    "floor": "probability",
+    "after_top_p": "p",
+    "top_p": "p",
+    "top_k": "k",
+    "min_p": "p",
+    "clip": "nats",
+    "kl_cap": "nats",
+    "gate": None,
+    "rescale": "phi",
+    "decay": "half_life",
+    "end_unamplified": None,
+}
+"""Each guard's one setting. What they do is said in `diffamp.guards` (`decay`: `Law.half_life`)."""
 
-    method: Literal["none"]
+Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
 
-class PlausibilityGuard(Section):
-    """Keep tokens with at least the share `c` of the after-model's top probability."""
+class GuardParams(Section):
+    """One link of a chain of guards."""
 
-    method: Literal["plausibility"]
-    c: Annotated[FiniteFloat, Field(gt=0, le=1)]
+    method: Literal[
+        "plausibility", "floor", "after_top_p", "top_p", "top_k", "min_p", "clip", "kl_cap", "gate", "rescale", "decay",
+        "end_unamplified",
+    ]  # fmt: skip
+    c: Share | None = None
+    p: Share | None = None
+    phi: Share | None = None
+    probability: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
+    k: Annotated[int, Field(ge=1)] | None = None
+    nats: PositiveFloat | None = None
+    half_life: PositiveFloat | None = None
 
+    @property
+    def setting(self) -> dict[str, float]:
+        """The arguments of the guard."""
+        return self.model_dump(exclude={"method"}, exclude_none=True)
 
-GuardParams = Annotated[NoGuard | PlausibilityGuard, Field(discriminator="method")]
+    @model_validator(mode="after")
+    def _its_own_setting(self) -> Self:
+        wanted = SETTING[self.method]
+        if list(self.setting) != [wanted] * bool(wanted):
+            what = f"takes {wanted}" if wanted else "takes no setting"
+            raise ValueError(f"{self.method} {what}, found {', '.join(self.setting) or 'none'}")
+        return self
 
 
 class SamplingParams(Section):
@@ -170,7 +202,8 @@ class SamplingParams(Section):
     samples: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: PositiveFloat
-    guards: Annotated[dict[Name, GuardParams], Field(min_length=1)]
+    guards: Annotated[dict[Name, list[GuardParams]], Field(min_length=1)]
+    """Name -> a chain of guards; an empty one is the plain equation."""
     token_budget: Annotated[int, Field(ge=64)]
     """Tokens held in the cache at a time (rows x their length): the memory limit of a batch."""
 
@@ -260,11 +293,8 @@ def load(path: Path | None = None) -> Params:
 
 def _key(location: tuple[int | str, ...]) -> str:
     parts = [p for p in location if p != "[key]"]
-    # behind the name of a model or a guard pydantic puts which kind it took it for
-    kind = {("models",): 2, ("sampling", "guards"): 3}
-    for block, place in kind.items():
-        if location[: len(block)] == block:
-            del parts[place : place + 1]
+    if location[:1] == ("models",):  # behind the name of a model pydantic puts which kind it took it for
+        del parts[2:3]
     return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, parts))) or "(whole file)"
 
 

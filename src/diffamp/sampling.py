@@ -32,8 +32,8 @@ from diffamp.records import Records
 ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
-CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "halves", "law", "linear", "loading",
-        "model", "noise", "pairs", "prompts", "runtime", "sampling")  # fmt: skip
+CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "guards", "halves", "law", "linear",
+        "loading", "model", "noise", "pairs", "prompts", "runtime", "sampling")  # fmt: skip
 """Every module that a sample passes through."""
 
 log = logging.getLogger(__name__)
@@ -108,9 +108,11 @@ def sample_grid(
 
 def configuration(prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, law: Law, **rest: Any) -> dict:
     """What the bytes of a grid depend on, for `Records`."""
-    guard = {"guard": type(law.guard).__name__.lower(), **getattr(law.guard, "__dict__", {})}
-    return {"prompts": [asdict(p) for p in prompts], "alphas": list(alphas), "samples": samples, **guard} | {
-        "temperature": law.temperature,
+    return {
+        "prompts": [asdict(p) for p in prompts],
+        "alphas": list(alphas),
+        "samples": samples,
+        "law": repr(law),
         "threads": torch.get_num_threads(),
         "rows_per_unit": ROWS_PER_UNIT,
         "code": _digest_of_code(),
@@ -144,15 +146,6 @@ def check_grid(pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[floa
             )
 
 
-def end_tokens(pair: ModelPair) -> list[int]:
-    """Every token that ends an answer, by either model's generation config or by the tokenizer."""
-    ends = [pair.tokenizer.eos_token_id]
-    for model in pair.modules:
-        configured = model.generation_config.eos_token_id
-        ends += configured if isinstance(configured, list) else [configured]
-    return sorted({t for t in ends if t is not None})
-
-
 class _Unit:
     """One unit of work: its rows, their luck, and what has been drawn for them."""
 
@@ -176,7 +169,7 @@ class _Unit:
             for s in range(samples)
         }
         self.uniform = torch.tensor(np.stack([luck[r.prompt, r.sample] for r in self.rows]))  # (rows, steps)
-        self.ends = torch.tensor(end_tokens(pair), device=pair.device)
+        self.ends = torch.tensor(pair.end_tokens, device=pair.device)
         self.tokens = np.zeros((len(self.rows), max_new_tokens), dtype=np.int64)
         self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
         self.lengths = np.zeros(len(self.rows), dtype=np.int64)
@@ -224,7 +217,8 @@ class _Unit:
         index = which.numpy()
         step = self.lengths[index]
         u = self.uniform[which, torch.from_numpy(step)].to(before.device)
-        drawn, score = self.law.draw(before, after, self.alpha[which].to(before.device), u)
+        alpha = self.law.alpha_at(self.alpha[which], torch.from_numpy(step))
+        drawn, score = self.law.draw(before, after, alpha.float().to(before.device), u)
         ended = torch.isin(drawn, self.ends).cpu()
         self.tokens[index, step] = drawn.cpu().numpy()
         self.scores[index, step] = score.cpu().numpy()

@@ -67,7 +67,8 @@ def score(
     scored = {}
     for i, before, after in teacher_forced(pair, texts, token_budget):
         tokens = torch.tensor([int(t) for t in texts[i][1]], device=before.device)
-        values = law.score(before, after, torch.tensor(alphas, device=before.device), tokens)
+        strength = law.alpha_at(torch.tensor(alphas)[None], torch.arange(len(tokens))[:, None]).to(before.device)
+        values = law.score(before, after, strength, tokens)
         scored[i] = values.transpose(0, 1).flatten(0, 1).cpu().numpy()  # (tokens, alphas, 5) -> (alphas * tokens, 5)
     index = [
         (i, float(alpha), position, int(token))
@@ -103,7 +104,8 @@ def noise_floor(
     passes = (teacher_forced(p, texts, token_budget) for p in (pair, reference))
     for (i, *rounded), (_, *exact) in zip(*passes, strict=True):
         for alpha in alphas:
-            p, q = (law.log_probs(before, after, alpha) for before, after in (exact, rounded))
+            strength = law.alpha_at(torch.tensor(alpha), torch.arange(len(texts[i][1]))).to(exact[0].device)
+            p, q = (law.log_probs(before, after, strength) for before, after in (exact, rounded))
             kl = (p.exp() * (p - q).nan_to_num(nan=0.0)).sum(-1)  # NaN: a token that a guard rules out in both
             rows += [(i, float(alpha), position, float(value)) for position, value in enumerate(kl)]
     return pd.DataFrame(rows, columns=["text", "alpha", "position", "kl"])

@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 
 from diffamp import params, paths
-from diffamp.law import Law
-from diffamp.loading import fingerprint, load_guard, load_pair
+from diffamp.loading import fingerprint, load_law, load_pair
 from diffamp.prompts import load_prompts
 from diffamp.records import Records
 from diffamp.runtime import setup
@@ -24,7 +23,7 @@ def main(name: str) -> None:
     prompts = load_prompts("test", grid.prompts)
     check_grid(pair, prompts, grid.alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
     for guard, settings in grid.guards.items():
-        law = Law(load_guard(settings), grid.temperature)
+        law = load_law(settings, grid.temperature, pair)
         config = configuration(
             prompts,
             grid.alphas,

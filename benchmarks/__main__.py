@@ -1,0 +1,86 @@
+"""`python -m benchmarks`: time every contender on this machine and write benchmarks/results/."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; the Makefile sets the same
+
+from benchmarks import machine, report
+from benchmarks.measure import MEASUREMENTS, QUICK, Effort, Record
+from benchmarks.subject import load_subject
+from diffamp import params, paths
+from diffamp.checkpoints import PairError
+from diffamp.runtime import setup
+
+MODEL, ORGANISM = "smollm2-135m-instruct", "steered"
+
+
+def main() -> None:
+    options = _options()
+    settings = params.load()
+    setup(settings.seed, settings.threads)
+    found = machine.facts(settings.threads) | {"model": options.base.name, "adapter": options.adapter.name}
+    try:
+        subject = load_subject(options.base, options.adapter)
+    except PairError as error:
+        sys.exit(str(error))
+    gc.freeze()  # the models' objects are not walked through again between any two calls
+    timings = {}
+    start = time.monotonic()
+    for name in options.only:
+        print(f"{name} ...", flush=True)
+        timings[name] = MEASUREMENTS[name](subject, QUICK if options.quick else Effort())
+    found["minutes"] = round((time.monotonic() - start) / 60, 1)
+    found["peak memory of the process, GiB"] = round(machine.peak_memory() / 2**30, 1)
+    _write(_name(found, options), found, timings)
+
+
+def _write(name: str, found: machine.Facts, timings: dict[str, list[Record]]) -> None:
+    folder = paths.find_root() / "benchmarks" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"machine": found, "timings": timings}, indent=1) + "\n")
+    text = report.markdown(found, timings)
+    if "decode" in timings:
+        report.figure(timings["decode"]).savefig(folder / f"{name}.png")
+        text += f"\n![Tokens per second against rows]({name}.png)\n"
+    (folder / f"{name}.md").write_text(text)
+    print(f"{text}\nwritten: benchmarks/results/{name}.*")
+
+
+def _name(found: machine.Facts, options: argparse.Namespace) -> str:
+    """The device; a run of less, or of another model, never takes the place of the full one."""
+    parts = [machine.slug(found)]
+    if options.base.name != MODEL or options.adapter.name != ORGANISM:
+        parts += [options.base.name, options.adapter.name]
+    if options.quick:
+        parts.append("quick")
+    if options.only != list(MEASUREMENTS):
+        parts += options.only
+    return "-".join(parts)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="1 and 16 rows, fewer repeats, no full grid")
+    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
+    parser.add_argument("--base", type=Path, default=paths.model(MODEL), help="folder of another base model")
+    parser.add_argument("--adapter", type=Path, default=paths.organism(ORGANISM), help="folder of its LoRA adapter")
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(MEASUREMENTS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(MEASUREMENTS)}")
+    return [name for name in MEASUREMENTS if name in names]
+
+
+if __name__ == "__main__":
+    main()
