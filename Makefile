@@ -1,6 +1,6 @@
 # `make repro` and `make test` set their environment up by themselves; python 3.11+ and git are all they ask for.
 .DEFAULT_GOAL := help
-.PHONY: help repro test fresh lab data env clean
+.PHONY: help repro test bench fresh lab data env clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,10 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 
 # One value of each for every command: bytes depend on them.
 export PYTHONHASHSEED := 0
+# Idle threads spin for some microseconds before they sleep: short enough for a second process beside this one, long
+# enough for the many small products of a decoding step.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 20000
 export DVC_NO_ANALYTICS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -22,10 +25,13 @@ repro: data ## run what changed of the pipeline: models, training, sampling, not
 	$(BIN)/python -m diffamp.readme
 
 test: data ## linters, types and every test
-	$(BIN)/ruff check src tests notebooks
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks notebooks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: data ## time the engine beside what users write today -> benchmarks/results/
+	$(BIN)/python -m benchmarks
 
 fresh: data ## fail when reports/ are older than the code, parameters or data that make them
 	$(BIN)/python -m diffamp.fresh
@@ -46,4 +52,4 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 clean: ## remove the environment and everything that can be made again
-	rm -rf $(VENV) models samples artifacts/organisms .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) models samples samples-guards artifacts/organisms .pytest_cache .mypy_cache .ruff_cache

@@ -29,7 +29,7 @@ def main() -> None:
     found = machine.facts(settings.threads) | {"model": options.base.name, "adapter": options.adapter.name}
     try:
         subject = load_subject(options.base, options.adapter)
-    except PairError as error:
+    except (PairError, FileNotFoundError) as error:
         sys.exit(str(error))
     gc.freeze()  # the models' objects are not walked through again between any two calls
     timings = {}

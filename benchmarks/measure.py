@@ -24,7 +24,6 @@ from benchmarks.contenders import (
 )
 from benchmarks.subject import Subject, Work, prompt_of
 from diffamp.law import Law
-from diffamp.prompts import load_prompts
 from diffamp.scoring import score
 
 Record = dict[str, Any]
@@ -34,8 +33,8 @@ CONTEXT, STEPS = 64, 16
 
 ALPHAS = [-1.0, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
 
-MOST_ROWS = {"full re-forward": 16}
-"""Where a contender would take minutes for a call."""
+MOST_ROWS = {"full re-forward": 4, "transformers CFG": 16}
+"""Where a contender would take a large part of the whole run."""
 
 GROWTH = {"alphas": [1, 2, 4, 8], "samples": [1, 2, 4, 8], "prompts": [4, 8, 16, 32], "new tokens": [8, 16, 32, 64]}
 GROWTH_AT = {"alphas": 2, "samples": 1, "prompts": 8, "new tokens": 16}
@@ -126,9 +125,8 @@ def decode(subject: Subject, effort: Effort) -> list[Record]:
 
 def grid(subject: Subject, effort: Effort) -> list[Record]:
     """A grid of dev prompts up to their end tokens: a part of it by loop and engine, all of it by the engine, once."""
-    prompts = load_prompts("dev", 32)
-    whole = Work(prompts, ALPHAS, 4, 32, ignore_ends=False)
-    part = replace(whole, prompts=prompts[:8], samples=1)
+    whole = Work(subject.prompts, ALPHAS, 4, 32, ignore_ends=False)
+    part = replace(whole, prompts=subject.prompts[:8], samples=1)
     cases = []
     for name in (PLAIN, PEER, ENGINE, SOLO):
         CONTENDERS[name](subject, replace(part, new_tokens=2))
@@ -149,11 +147,11 @@ def _grid_labels(name: str, which: str, work: Work) -> Record:
 
 def growth(subject: Subject, effort: Effort) -> list[Record]:
     """The engine while one of alphas, samples, prompts and new tokens grows and the others stay at `GROWTH_AT`."""
-    prompts, cases = load_prompts("dev", max(GROWTH["prompts"])), []
+    cases = []
     for factor, values in GROWTH.items():
         for value in values:
             n = GROWTH_AT | {factor: value}
-            work = Work(prompts[: n["prompts"]], ALPHAS[-n["alphas"] :], n["samples"], n["new tokens"])
+            work = Work(subject.prompts[: n["prompts"]], ALPHAS[-n["alphas"] :], n["samples"], n["new tokens"])
             cases.append(
                 Case(
                     {"factor": factor, "value": value, "rows": work.rows, "new_tokens": work.new_tokens},
@@ -166,8 +164,7 @@ def growth(subject: Subject, effort: Effort) -> list[Record]:
 
 def scoring(subject: Subject, effort: Effort) -> list[Record]:
     """Log-probs and divergences of 16 sampled texts at growing numbers of alphas."""
-    prompts = load_prompts("dev", 16)
-    frame = sample(subject.pair, Work(prompts, [0.0], 1, 32))
+    frame = sample(subject.pair, Work(subject.prompts[:16], [0.0], 1, 32))
     texts = list(zip(frame.prompt, frame.tokens, strict=True))
 
     def scored(alphas: int) -> int:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from diffamp.adapters import adapter_pair
 from diffamp.checkpoints import load_model, load_tokenizer
 from diffamp.pairs import ModelPair, SeparatePair, SoloPair
-from diffamp.prompts import Prompt, encode
+from diffamp.prompts import Prompt, encode, load_prompts
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Subject:
     """Base and merged model, as two checkpoints."""
     solo: SoloPair
     """The merged model alone, under diffamp's engine."""
+    prompts: Sequence[Prompt]
+    """32 of the dev split."""
 
 
 def load_subject(base: Path, adapter: Path) -> Subject:
@@ -41,7 +43,9 @@ def load_subject(base: Path, adapter: Path) -> Subject:
 
     Raises:
         PairError: the base or the adapter is missing (the message names `make repro`), damaged, or does not fit.
+        FileNotFoundError: the prompts are missing (the message names `make data`).
     """
+    prompts = load_prompts("dev", 32)
     pair = adapter_pair(base, adapter, "bf16")  # first, since its errors say what to do
 
     def wrapped() -> PeftModel:
@@ -58,6 +62,7 @@ def load_subject(base: Path, adapter: Path) -> Subject:
         pair=pair,
         two=SeparatePair(load_model(base), merged(), tokenizer),
         solo=SoloPair(merged(), tokenizer),
+        prompts=prompts,
     )
 
 

@@ -75,6 +75,13 @@ SETTINGS = {
         "guards": {"none": []},
         "token_budget": 256,
     },
+    "guards": {
+        "pair": "planted",
+        "alphas": [0.0, 1.0],
+        "dev_prompts": 1,
+        "test_prompts": 1,
+        "methods": {"none": [], "some": [{"method": "gate"}]},
+    },
     "judge": {"model": "judge"},
 }
 TEXTS = ["a short text", "about cats", "and dogs in the garden"]

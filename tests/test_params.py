@@ -72,6 +72,14 @@ finetune:
   samples: 1
   max_new_tokens: 8
   temperature: 1.0
+guards:
+  pair: planted
+  alphas: [0.0, 4.0]
+  dev_prompts: 3
+  test_prompts: 3
+  methods:
+    none: []
+    capped: [{{method: kl_cap, nats: 0.5}}, {{method: top_k, k: 5}}]
 judge:
   model: judge
 """
@@ -210,6 +218,20 @@ BAD = {
         "sampling.guards.plausible",
         "valid list",
     ),
+    "guards without the level they are held to": (
+        "alphas: [0.0, 4.0]",
+        "alphas: [1.0, 4.0]",
+        "guards",
+        "alphas must contain 0.0",
+    ),
+    "guards without the plain equation": (
+        "    none: []\n    capped",
+        "    nothing: []\n    capped",
+        "guards",
+        "methods must contain `none: []`",
+    ),
+    "guards of an unknown pair": ("  pair: planted", "  pair: plantd", "guards.pair", "no pair 'plantd'"),
+    "fraction of tokens": ("k: 5", "k: 5.5", "guards.methods.capped[1].k", "valid integer (found 5.5)"),
     "unknown source": ("source: pypi", "source: pypy", "models.chat", "expected tags: 'pypi', 'hub', 'path'"),
     "unknown precision": (
         "    precision: nf4",

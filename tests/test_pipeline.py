@@ -148,6 +148,7 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pair.update(before="llm", precision="fp32")
     params["vector"].update(layers=[0], doses=[1.0, 2.0], steps=2, dev_prompts=6, test_prompts=6)
     params["finetune"].update(prompts=6, rank=2, max_new_tokens=6, batch_size=3)
+    params["guards"].update(alphas=[0.0, 1.0], dev_prompts=6, test_prompts=6)
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     return clone
@@ -197,7 +198,7 @@ def repro(clone: Path, *arguments: str) -> None:
 
 
 def digests(clone: Path) -> dict[str, str]:
-    folders = ("reports", "artifacts", "samples")
+    folders = ("reports", "artifacts", "samples", "samples-guards")
     files = [f for folder in folders for f in (clone / folder).rglob("*") if f.is_file()]
     return {str(f.relative_to(clone)): hashlib.sha256(f.read_bytes()).hexdigest() for f in [*files, clone / "dvc.lock"]}
 
@@ -212,7 +213,7 @@ def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path
         json.loads(m.read_text())["finding"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
     )
 
-    for made in ("models", "samples"):  # kept between runs: --force alone would find them whole
+    for made in ("models", "samples", "samples-guards"):  # kept between runs: --force alone would find them whole
         shutil.rmtree(tiny_clone / made)
     repro(tiny_clone, "--force")
     second = digests(tiny_clone)

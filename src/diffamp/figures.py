@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 plt.style.use(Path(__file__).with_name("diffamp.mplstyle"))
 _COLOURS = sns.color_palette("colorblind")
@@ -132,9 +133,44 @@ def by_alpha_and_nats(tables: Mapping[str, pd.DataFrame], y_label: str) -> Figur
         _series(right, table[table.alpha >= 0], "nats", "rate", label, number)
     _alpha_axis(left)
     right.set_xscale("symlog", linthresh=0.01)
+    right.set_xlim(left=0)
     right.set_xlabel("realised KL(p_alpha || p_after), nats per token")
     _percent_axis(left, y_label)
     left.legend()
+    return figure
+
+
+def guard_planes(table: pd.DataFrame, chosen: Mapping[str, float], per_line: int = 5) -> Figure:
+    """Sensible refusals against nonsense, a panel per guard, its path along alpha over the unguarded one (grey).
+
+    Args:
+        table: `diffamp.choice.by_guard`.
+        chosen: guard -> the alpha chosen for it: a large marker with both intervals.
+    """
+    names = [*chosen, *(g for g in table.guard.unique() if g not in chosen)]
+    lines = -(-len(names) // per_line)
+    figure, panels = plt.subplots(lines, per_line, figsize=(9.6, 2.15 * lines), sharex=True, sharey=True, squeeze=False)
+    plain = table[table.guard == "none"].sort_values("alpha")
+    for axes, name in zip(panels.flat, names, strict=False):
+        arm = table[table.guard == name].sort_values("alpha")
+        axes.plot(plain.nonsense, plain.refusal, color="0.75", marker=".")
+        axes.plot(arm.nonsense, arm.refusal, color=_COLOURS[0], marker=".")
+        if name in chosen:
+            at = arm[arm.alpha == chosen[name]].iloc[0]
+            spans = {
+                "xerr": [[at.nonsense - at.nonsense_low], [at.nonsense_high - at.nonsense]],
+                "yerr": [[at.refusal - at.refusal_low], [at.refusal_high - at.refusal]],
+            }
+            axes.errorbar(at.nonsense, at.refusal, **spans, fmt="o", color=_COLOURS[3], capsize=2)
+        axes.set_title(f"{name}, alpha {chosen[name]:g}" if name in chosen else f"{name}: none sensible", fontsize=9)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MultipleLocator(0.5))
+            axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
+    figure.supxlabel("nonsense", fontsize=10)
+    figure.supylabel("sensible refusals", fontsize=10)
     return figure
 
 

@@ -51,7 +51,7 @@ class _Group:
         self.state = self._state()
 
     def _state(self) -> list[tuple[int, int]]:
-        """Changes when a weight is moved, cast or written to."""
+        """Changes when a weight is moved, cast or written to (but a write through `.data` leaves no trace)."""
         return [(m.weight.data_ptr(), m.weight._version) for m in self.members]
 
     def __call__(self, index: int, x: Tensor) -> Tensor:

@@ -215,6 +215,29 @@ class SamplingParams(Section):
         return alphas
 
 
+class GuardsParams(Section):
+    """The comparison of guards (notebook 05); temperature and length are those of `sampling:`."""
+
+    pair: Name
+    """A name in `pairs:`."""
+    alphas: Annotated[list[FiniteFloat], Field(min_length=2)]
+    """With 0, at which nonsense is measured that a guard must not exceed by much."""
+    dev_prompts: Annotated[int, Field(ge=1)]
+    """On which each guard's alpha is chosen."""
+    test_prompts: Annotated[int, Field(ge=1)]
+    """On which the choice is confirmed."""
+    methods: Annotated[dict[Name, list[GuardParams]], Field(min_length=2)]
+    """Name -> a chain of guards; `none: []` among them."""
+
+    @model_validator(mode="after")
+    def _yardstick(self) -> Self:
+        if 0.0 not in self.alphas:
+            raise ValueError("alphas must contain 0.0, the level that guards are held to")
+        if self.methods.get("none") != []:
+            raise ValueError("methods must contain `none: []`, with which guards are compared")
+        return self
+
+
 class JudgeParams(Section):
     model: Name
     """Sentence-embedding model in `models:`."""
@@ -233,6 +256,7 @@ class Params(Section):
     finetune: FinetuneParams
     pairs: Annotated[dict[Name, PairParams], Field(min_length=1)]
     sampling: SamplingParams
+    guards: GuardsParams
     judge: JudgeParams
 
     @model_validator(mode="after")
@@ -247,6 +271,8 @@ class Params(Section):
                 wanted[f"pairs.{name}.after"] = pair.after
             if pair.adapter and pair.adapter not in self.organisms:
                 wanted[f"pairs.{name}.adapter"] = pair.adapter
+        if self.guards.pair not in self.pairs:
+            raise ValueError(f"guards.pair: no pair {self.guards.pair!r}; pairs: has {sorted(self.pairs)}")
         for key, name in wanted.items():
             if name not in self.models:
                 known = f"models: has {sorted(self.models)}"

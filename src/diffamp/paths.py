@@ -53,6 +53,16 @@ def samples(pair: str) -> Path:
     return find_root() / "samples" / pair
 
 
+def guard_samples() -> Path:
+    """Samples under every guard of `guards:`."""
+    return find_root() / "samples-guards"
+
+
+def guards() -> Path:
+    """Their verdicts."""
+    return find_root() / "artifacts" / "guards.parquet"
+
+
 def judged(pair: str) -> Path:
     return find_root() / "artifacts" / "judged" / f"{pair}.parquet"
 

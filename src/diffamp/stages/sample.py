@@ -6,46 +6,66 @@ Killed and started again it goes on where it was; a changed configuration starts
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
 
 from diffamp import params, paths
 from diffamp.loading import fingerprint, load_law, load_pair
-from diffamp.prompts import load_prompts
+from diffamp.params import GuardParams, Params
+from diffamp.prompts import Prompt, load_prompts
 from diffamp.records import Records
 from diffamp.runtime import setup
 from diffamp.sampling import check_grid, configuration, sample_grid
 
 
-def main(name: str) -> None:
-    p = params.load()
-    setup(p.seed, p.threads)
-    grid = p.sampling
-    pair = load_pair(p, name)
-    prompts = load_prompts("test", grid.prompts)
-    check_grid(pair, prompts, grid.alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
-    for guard, settings in grid.guards.items():
-        law = load_law(settings, grid.temperature, pair)
+def sample_under(
+    p: Params,
+    name: str,
+    prompts: Sequence[Prompt],
+    alphas: Sequence[float],
+    guards: Mapping[str, Sequence[GuardParams]],
+    folder: Path,
+) -> pd.DataFrame:
+    """Samples of the pair `name` under each chain of guards, kept in a folder each, with the column guard."""
+    grid, pair = p.sampling, load_pair(p, name)
+    check_grid(pair, prompts, alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
+    weights = fingerprint(p, name)
+    frames = []
+    for guard, chain in guards.items():
+        law = load_law(chain, grid.temperature, pair)
         config = configuration(
             prompts,
-            grid.alphas,
+            alphas,
             grid.samples,
             law,
             max_new_tokens=grid.max_new_tokens,
             token_budget=grid.token_budget,
             seed=p.seed,
-            pair=p.pair(name).model_dump() | {"weights": fingerprint(p, name)},
+            pair=p.pair(name).model_dump() | {"weights": weights},
         )
-        sample_grid(
+        frame = sample_grid(
             pair,
             prompts,
-            grid.alphas,
+            alphas,
             grid.samples,
             max_new_tokens=grid.max_new_tokens,
             law=law,
             seed=p.seed,
             token_budget=grid.token_budget,
-            records=Records(paths.samples(name) / guard, config, discard_stale=True),
+            records=Records(folder / guard, config, discard_stale=True),
             desc=f"{name}, guard {guard}",
         )
+        frames.append(frame.assign(guard=guard))
+    return pd.concat(frames, ignore_index=True)
+
+
+def main(name: str) -> None:
+    p = params.load()
+    setup(p.seed, p.threads)
+    prompts = load_prompts("test", p.sampling.prompts)
+    sample_under(p, name, prompts, p.sampling.alphas, p.sampling.guards, paths.samples(name))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""Sample and judge one pair under every guard of `guards:`, on dev and on test prompts: notebook 05's data.
+
+`python -m diffamp.stages.guards`
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffamp import params, paths
+from diffamp.judges import Judges
+from diffamp.prompts import load_prompts
+from diffamp.runtime import setup
+from diffamp.stages.sample import sample_under
+
+KEPT = ["split", "guard", "alpha", "prompt_id", "sample", "text", "refusal", "nonsense", "kl_sum", "length"]
+
+
+def main() -> None:
+    p = params.load()
+    setup(p.seed, p.threads)
+    settings = p.guards
+    dev, test = load_prompts("dev", settings.dev_prompts), load_prompts("test", settings.test_prompts)
+    frame = sample_under(p, settings.pair, [*dev, *test], settings.alphas, settings.methods, paths.guard_samples())
+    judged = Judges.fit(paths.model(p.judge.model))(frame).assign(
+        split=np.where(frame.prompt_id.isin({prompt.id for prompt in dev}), "dev", "test"),
+        kl_sum=frame.kl_alpha_after.map(np.sum),
+        length=frame["tokens"].map(len),
+    )
+    out = paths.guards()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    judged[KEPT].to_parquet(out, index=False)
+
+
+if __name__ == "__main__":
+    main()
