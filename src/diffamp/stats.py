@@ -25,7 +25,9 @@ def rates(frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "p
             means(frame, by, column, cluster).rename(columns={"mean": "rate"}).drop(columns="n"), on=list(by)
         )
     low, high = proportion_confint(table["count"], table.n, alpha=1 - LEVEL, method="wilson")
-    return table.assign(rate=table["count"] / table.n, low=low, high=high)
+    rate = table["count"] / table.n
+    # at 0 and at n the bound rounds to a hair on the wrong side of the rate
+    return table.assign(rate=rate, low=np.minimum(low, rate), high=np.maximum(high, rate))
 
 
 def means(
