@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAMILIES, PROMPTS, batch, continue_, save_adapter_pair, tiny_model
-from peft import IA3Config, LoraConfig
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from diffamp.adapters import adapter_pair
+from diffamp.checkpoints import PairError
 from diffamp.pairs import ModelPair, SeparatePair, SharedPair
 
 
@@ -64,6 +65,16 @@ def test_an_adapter_with_trained_biases_leaves_the_before_model_alone(
     config = LoraConfig(**LINEAR, bias=bias)
     *folders, merged = save_adapter_pair(tmp_path, base, tokenizer, config=config)
     assert_same_pair(adapter_pair(*folders, "fp32"), SeparatePair(base, merged, tokenizer))
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_are_refused(config: type, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    get_peft_model(base, config(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(PairError, match="virtual tokens before the prompt"):
+        adapter_pair(tmp_path / "base", tmp_path / "adapter", "fp32")
 
 
 def assert_same_pair(pair: ModelPair, reference: ModelPair) -> None:

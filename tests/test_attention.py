@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import VOCAB, tiny_model
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from diffamp.attention import NAME, exact_keys, group_heads, grouped_attention
+from diffamp.attention import NAME, attention, write_out
 
 
 class Layer(nn.Module):
@@ -45,12 +46,10 @@ def test_one_query(heads: int, shared: int, columns: int, masked: bool, scaling:
     if not masked:
         given["attention_mask"] = None
     expected, _ = sdpa_attention_forward(Layer(heads // shared), **given, scaling=scaling)
-    found, _ = grouped_attention(Layer(heads // shared), **given, scaling=scaling)
+    found, _ = attention(Layer(heads // shared), **given, scaling=scaling)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     # keys in float32 under a bfloat16 query: exact up to the rounding of the query and of the result
-    exact, _ = grouped_attention(
-        Layer(heads // shared), **{**given, "query": given["query"].bfloat16()}, scaling=scaling
-    )
+    exact, _ = attention(Layer(heads // shared), **{**given, "query": given["query"].bfloat16()}, scaling=scaling)
     assert exact.dtype == torch.bfloat16
     torch.testing.assert_close(exact.float(), expected, atol=0.03, rtol=0.03)
 
@@ -58,16 +57,16 @@ def test_one_query(heads: int, shared: int, columns: int, masked: bool, scaling:
 def test_several_queries_are_left_to_transformers() -> None:
     given = inputs(4, 2, 9, positions=3)
     expected, _ = sdpa_attention_forward(Layer(2), **given)
-    assert torch.equal(grouped_attention(Layer(2), **given)[0], expected)
+    assert torch.equal(attention(Layer(2), **given)[0], expected)
     rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in given.items()}
     expected, _ = sdpa_attention_forward(Layer(2), **rounded)
     kept = {**rounded, "key": rounded["key"].float(), "value": rounded["value"].float()}
-    assert torch.equal(grouped_attention(Layer(2), **kept)[0], expected)
+    assert torch.equal(attention(Layer(2), **kept)[0], expected)
 
 
 def test_a_softcap_is_refused_as_transformers_refuses_it() -> None:
     with pytest.raises(ValueError, match="softcap"):
-        grouped_attention(Layer(2), **inputs(4, 2, 9), softcap=30.0)
+        attention(Layer(2), **inputs(4, 2, 9), softcap=30.0)
 
 
 @pytest.mark.parametrize("columns", range(33, 90, 8))
@@ -80,16 +79,22 @@ def test_equal_rows_have_equal_results_wherever_they_sit(columns: int) -> None:
 
     many = {k: everywhere(v) for k, v in given.items()}
     many["query"] = many["query"].bfloat16()
-    found, _ = grouped_attention(Layer(3), **many)
+    found, _ = attention(Layer(3), **many)
     assert (found == found[:1]).all()
 
 
 def test_only_models_under_sdpa_take_part() -> None:
     model = tiny_model("llama")
-    group_heads(model)
+    write_out(model)
     assert model.config._attn_implementation == NAME
-    assert exact_keys(model)
     eager = tiny_model("llama", attn_implementation="eager")
-    group_heads(eager)
+    write_out(eager)
     assert eager.config._attn_implementation == "eager"
-    assert not exact_keys(eager)
+
+
+def test_a_family_that_asks_for_sdpa_by_name_keeps_it() -> None:
+    falcon = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("falcon", hidden_size=32, num_hidden_layers=1, num_attention_heads=4, vocab_size=VOCAB)
+    )
+    write_out(falcon)
+    assert falcon.config._attn_implementation == "sdpa"

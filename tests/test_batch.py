@@ -67,7 +67,7 @@ def test_a_prompt_that_begins_another_keeps_its_last_token(monkeypatch: pytest.M
 def test_rows_of_one_prompt_enter_together(together: int) -> None:
     pair = family_pair("llama")[0]
     encoded = [encode(pair.tokenizer, p.text) for p in PROMPTS]
-    batch = Batch(pair, encoded, 100, together, NEW, 11 * (max(map(len, encoded)) + NEW))
+    batch = Batch(pair, encoded, 100, together, NEW, 11 * (max(map(len, encoded)) + 2 * NEW))
     assert len(batch.row) == {1: 11, 3: 9, 4: 8}[together]
 
 

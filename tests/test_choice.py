@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
 from diffamp.choice import at_nats, by_guard, choose, confirm
 
@@ -76,9 +75,16 @@ def test_a_choice_is_compared_prompt_by_prompt() -> None:
     assert (found.gain_low <= found.gain).all()
     assert (found.gain <= found.gain_high).all()
     assert np.isnan(found.p["none"])
-    raw = {g: binomtest(0, round(found.gain[g] * N)).pvalue for g in ("good", "loud")}  # all changes go one way
-    assert found.p["loud"] == pytest.approx(2 * raw["loud"])
-    assert found.p["good"] == pytest.approx(max(raw["good"], 2 * raw["loud"]))
+    assert found.p["loud"] < 0.001  # 25 prompts change, all one way
+    assert found.p["loud"] <= found.p["good"] < 0.01
+
+
+def test_several_samples_of_a_prompt_are_one_piece_of_evidence() -> None:
+    once = judged("test").query("prompt_id in ['p4', 'p5', 'p16', 'p17', 'p49']")
+    often = pd.concat([once.assign(sample=s) for s in range(20)])
+    one, many = (confirm(frame, {"good": 8.0, "none": 1.0}).set_index("guard") for frame in (once, often))
+    assert many.p["good"] == pytest.approx(one.p["good"])
+    assert one.p["good"] >= 0.4
 
 
 def test_rates_at_equal_divergence_are_interpolated_and_never_extrapolated() -> None:

@@ -32,6 +32,7 @@ ALL: list[Guard] = [
     guards.KLCap(0.3, temperature=0.6),
     guards.Gate(),
     guards.Rescale(0.7),
+    Chain((guards.TopK(1), guards.Plausibility(0.1), guards.Floor(0.3), guards.AfterTopP(0.5))),
     Chain((guards.KLCap(0.3), guards.Clip(1.0), guards.Plausibility(0.1), guards.TopK(2), guards.Rescale(1.0))),
 ]
 MASKS = (guards.Plausibility, guards.Floor, guards.AfterTopP, guards.TopP, guards.TopK, guards.MinP, Chain)
@@ -121,6 +122,8 @@ def test_top_p_and_min_p_see_the_tempered_law(pair: Pair, alpha: float, p: float
     assert torch.equal(kept[clear], (law >= p * law.max())[clear])
     kept = (guards.TopP(p, temperature)(*pair, alpha) > -torch.inf)[0]
     assert law[kept].sum() >= p - 1e-4
+    least = law[kept].min()
+    assert law[kept & (law > least * (1 + 1e-3))].sum() < p + 1e-4  # the smallest such set
 
 
 @given(logits(), ALPHAS, st.integers(1, 14))
@@ -199,10 +202,13 @@ def test_fully_rescaled_logits_spread_like_the_after_models(pair: Pair, alpha: f
 def test_a_chain_of_one_is_that_guard_and_order_within_a_moment_is_kept(pair: Pair, alpha: float) -> None:
     for guard in ALL:
         assert torch.equal(Chain((guard,))(*pair, alpha), guard(*pair, alpha))
-    two = Chain((guards.TopK(2), guards.Plausibility(0.5)))(*pair, alpha)
-    kept = (guards.Plausibility(0.5)(*pair, alpha) > -torch.inf) & (guards.TopK(2)(*pair, alpha) > -torch.inf)
-    if kept.any(-1).all():
-        assert torch.equal(two > -torch.inf, kept)
+    first, second = (guard(*pair, alpha) > -torch.inf for guard in (guards.TopK(2), guards.Plausibility(0.5)))
+    found = Chain((guards.TopK(2), guards.Plausibility(0.5)))(*pair, alpha) > -torch.inf
+    for row, both in enumerate(first & second):
+        if both.any():
+            assert torch.equal(found[row], both)
+        else:  # they would leave nothing: the after-model's best of what the first has left
+            assert torch.equal(found[row], first[row] & (pair[1][row] == pair[1][row][first[row]].max()))
 
 
 @pytest.mark.parametrize(

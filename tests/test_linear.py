@@ -47,7 +47,7 @@ def test_layers_with_one_input_are_found() -> None:
     assert [[names[m] for m in group] for group in _groups(model, {})] == [*layer, *layer, ["lm_head"]]
 
 
-def test_no_second_copy_of_the_weights_is_kept() -> None:
+def test_layers_share_one_matrix() -> None:
     model = tiny_model("llama")
     fuse(model)
     attention = model.model.layers[0].self_attn
@@ -75,8 +75,22 @@ def test_gradients_pass_through() -> None:
     fuse(fused)
     for model in (plain, fused):
         model(**batch(PROMPTS), labels=batch(PROMPTS)["input_ids"]).loss.backward()
-    found, expected = (m.get_input_embeddings().weight.grad.float() for m in (fused, plain))
-    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.99
+    for (name, found), expected in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert (
+            torch.nn.functional.cosine_similarity(*(p.grad.float().flatten() for p in (found, expected)), dim=0) > 0.98
+        ), name
+
+
+def test_a_copy_is_a_model_of_its_own() -> None:
+    model = tiny_model("llama").bfloat16()
+    fuse(model)
+    expected = logits(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    assert torch.equal(logits(twin), expected)
+    twin(**batch(PROMPTS), labels=batch(PROMPTS)["input_ids"]).loss.backward()  # joined anew outside of inference mode
+    assert not torch.equal(logits(model), expected)
 
 
 class Mixture(nn.Module):
@@ -86,7 +100,7 @@ class Mixture(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.expert = nn.Embedding(4, 8), nn.Linear(8, 8)
+        self.embed, self.expert = nn.Embedding(6, 8), nn.Linear(8, 8)
 
     def forward(self, input_ids: Tensor, use_cache: bool) -> Tensor:
         return self.expert(self.embed(input_ids)[0, :1])

@@ -224,6 +224,8 @@ BAD = {
         "guards",
         "alphas must contain 0.0",
     ),
+    "guards at zero only": ("alphas: [0.0, 4.0]", "alphas: [0.0]", "guards", "and one above it"),
+    "an alpha of the guards twice": ("[0.0, 4.0]", "[0.0, 4.0, 4.0]", "guards.alphas", "a value occurs twice"),
     "guards without the plain equation": (
         "    none: []\n    capped",
         "    nothing: []\n    capped",

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FAMILIES, VOCAB, save_adapter_pair, separate, tiny_model, tiny_tokenizer
+from peft import LoraConfig
 from scipy.stats import chisquare
 from transformers import PreTrainedTokenizerBase
 
@@ -96,6 +97,17 @@ def test_an_adapter_in_one_pass_gives_what_the_naive_loop_gives(
     pair = adapter_pair(*save_adapter_pair(tmp_path, tiny_model(family), tokenizer)[:2], "fp32")
     for budget in BUDGETS[1:3]:
         assert_same(grid(pair, token_budget=budget), family_pair(family)[1])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_that_is_switched_gives_what_the_naive_loop_gives(
+    family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    dora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=True)
+    pair = adapter_pair(*save_adapter_pair(tmp_path, tiny_model(family), tokenizer, config=dora)[:2], "fp32")
+    assert isinstance(pair, SeparatePair)
+    for budget in BUDGETS[1:3]:
+        assert_same(grid(pair, token_budget=budget), naive(pair))
 
 
 @pytest.mark.parametrize("budget", BUDGETS[1:])

@@ -97,6 +97,7 @@ def test_rounding_alone_is_measured_against_the_same_weights_in_float32(
     exact = adapter_pair(*folders, "bf16", float32_body=True)
     assert exact.modules[0].dtype == torch.float32
     texts = [(t, [5, 9, 33]) for t in TEXTS]
+    assert noise_floor(exact, exact, texts, [1.0], Law(Plausibility(0.3)))["kl"].abs().max() < 1e-6
     none = noise_floor(exact, exact, texts, ALPHAS)
     assert (none["kl"].abs() < 1e-6).all()
     floor = noise_floor(adapter_pair(*folders, "bf16"), exact, texts, [*ALPHAS, 20.0]).groupby("alpha")["kl"].mean()

@@ -24,14 +24,16 @@ from diffamp.params import Precision
 def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16", *, float32_body: bool = False) -> ModelPair:
     """A base without and with a PEFT adapter.
 
-    Plain LoRA on linear layers runs in one pass over the shared weights. Anything else that peft loads (DoRA,
-    embeddings, saved modules, other methods, layers that do not see the batch row by row) is switched on and off
-    around two passes: slower, the same numbers.
+    Plain LoRA on linear layers runs in one pass over the shared weights. Other changes of weights or activations that
+    peft loads (DoRA, embeddings, saved modules, IA3, layers that do not see the batch row by row) are switched on and
+    off around two passes: slower, the same numbers. Adapters that put virtual tokens before the prompt are refused.
 
     Args:
         float32_body: see `diffamp.checkpoints.load_model`.
     """
     wrapped, tokenizer = _wrapped(base, adapter, precision, float32_body), load_tokenizer(base)
+    if any(c.is_prompt_learning for c in wrapped.peft_config.values()):
+        raise PairError(f"the adapter in {adapter} puts virtual tokens before the prompt, which a pair cannot share")
     if any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values()):
         # trained biases overwrite the base's own, which switching the adapter off does not bring back
         return SeparatePair(load_model(base, precision, float32_body=float32_body), wrapped, tokenizer)

@@ -40,7 +40,7 @@ class Batch:
         self.lengths = torch.tensor([len(e) for e in encoded])
         self.longest = int(self.lengths.max())
         self.capacity = self.longest + 2 * max_new_tokens  # room to run before the live columns move to the front
-        slots = min(rows, max(1, columns // (self.longest + max_new_tokens)))
+        slots = min(rows, max(1, columns // self.capacity))
         slots -= slots % together if slots > together else 0
         self._prefill(encoded, max(1, columns // self.longest))
         self.cache = pair.layers(self.capacity)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.contingency_tables import mcnemar
+from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
 from diffamp.stats import paired_difference, rates
@@ -58,19 +58,25 @@ def confirm(test: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
 
     Returns:
         Their rows of `by_guard`, in the order of `chosen`, with gain (difference of refusal rates, paired by prompt),
-        its interval and p (exact McNemar test, Holm-corrected over the guards).
+        its interval and p (prompts' answers exchanged at random, Holm-corrected over the guards).
     """
     if set(test.split) != {"test"}:
         raise ValueError(f"a choice is confirmed on test prompts only, these are {sorted(set(test.split))}")
     table = by_guard(test).set_index(["guard", "alpha"])
     plain = select(test, guard="none", alpha=chosen["none"])
-    keys, rows = ["prompt_id", "sample"], []
+    rows = []
     for guard, alpha in chosen.items():
         mine = select(test, guard=guard, alpha=alpha)
         gain, low, high = paired_difference(plain, mine, "refusal")
-        both = plain[[*keys, "refusal"]].merge(mine[[*keys, "refusal"]], on=keys, suffixes=("_plain", "_guarded"))
-        counts = pd.crosstab(both.refusal_plain, both.refusal_guarded)
-        p = mcnemar(counts.reindex(index=[False, True], columns=[False, True], fill_value=0)).pvalue
+        both = plain.merge(mine, on=["prompt_id", "sample"], suffixes=("_plain", "_guarded"))
+        by_prompt = both.groupby("prompt_id")[["refusal_plain", "refusal_guarded"]].mean()
+        p = permutation_test(
+            (by_prompt.refusal_guarded, by_prompt.refusal_plain),
+            lambda x, y, axis: np.mean(x - y, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        ).pvalue
         gains = {"gain": gain, "gain_low": low, "gain_high": high, "p": p}
         rows.append({"guard": guard, "alpha": alpha, **table.loc[(guard, alpha)], **gains})
     frame = pd.DataFrame(rows)

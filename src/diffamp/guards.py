@@ -87,7 +87,7 @@ class Plausibility(Guard):
 
     def mask(self, after: Tensor, amplified: Tensor) -> Tensor:
         threshold = after.amax(-1, keepdim=True) + math.log(self.c)
-        return amplified.masked_fill_(after < threshold, -torch.inf)
+        return _keep_above(threshold, after, amplified)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Floor(Guard):
 
     def mask(self, after: Tensor, amplified: Tensor) -> Tensor:
         threshold = after.logsumexp(-1, keepdim=True) + math.log(self.probability)
-        return amplified.masked_fill_(after < torch.minimum(threshold, after.amax(-1, keepdim=True)), -torch.inf)
+        return _keep_above(threshold, after, amplified)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,13 @@ class AfterTopP(Guard):
         _check("after_top_p", "p", self.p, 0 < self.p <= 1, "(0, 1]")
 
     def mask(self, after: Tensor, amplified: Tensor) -> Tensor:
-        return amplified.masked_fill_(after < nucleus_threshold(after, self.p), -torch.inf)
+        return _keep_above(nucleus_threshold(after, self.p), after, amplified)
+
+
+def _keep_above(threshold: Tensor, after: Tensor, amplified: Tensor) -> Tensor:
+    """Rule out what lies below the threshold, but never the best of what a guard before this one has left."""
+    best = after.masked_fill(amplified == -torch.inf, -torch.inf).amax(-1, keepdim=True)
+    return amplified.masked_fill_(after < torch.minimum(threshold, best), -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -198,9 +204,10 @@ class Unamplified(Guard):
 class KLCap(Guard):
     """At every step the largest alpha, up to the one asked for, whose law stays within `nats` of the after-model.
 
-    KL(p_alpha || p_after) grows with |alpha|: its derivative is alpha * Var[d], d the difference of the logits. The
-    root is found to `tolerance` (relative, in nats) by Newton steps on sqrt(2 KL), which is nearly linear in alpha,
-    inside a bracket.
+    The budget holds for the law before any mask of the same chain: a mask that follows renormalises it, and diverges
+    from the after-model by itself. KL(p_alpha || p_after) grows with |alpha|: its derivative is alpha * Var[d], d the
+    difference of the logits. The root is found to `tolerance` (relative, in nats) by Newton steps on sqrt(2 KL), which
+    is nearly linear in alpha, inside a bracket.
     """
 
     nats: float = 0.5

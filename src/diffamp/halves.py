@@ -1,8 +1,8 @@
 """What a fine-tune adds, applied to one half of a batch.
 
 A pair over one base runs its two models as a single batch `[before; after]`: the shared weights are read once, and
-only the rows of the after half get what the fine-tune added (a low-rank term, a steering vector). No model is
-rewritten, so any architecture and any quantised linear layer takes part.
+only the rows of the after half get what the fine-tune added (a low-rank term, a steering vector). No model's code is
+written anew, so any architecture and any quantised linear layer takes part.
 """
 
 from __future__ import annotations

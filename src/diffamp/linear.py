@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,11 @@ class _Group:
         self.outputs: dict[int, Tensor] = {}
         self._join()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy joins its own weights anew: oneDNN's layout cannot be copied."""
+        return self.__dict__ | {"packed": None, "state": [], "input": None, "outputs": {}}
+
+    @torch.inference_mode(False)
     def _join(self) -> None:
         weights = [m.weight.data for m in self.members]
         present = [t for t in self.terms if t is not None]
@@ -37,7 +43,7 @@ class _Group:
         else:
             self.weight = torch.cat([*weights, *(t.a.t().to(weights[0]) for t in present)])
             for member, weight in zip(self.members, self.weight[: self.total].split(self.sizes), strict=True):
-                member.weight.data = weight  # a view: no second copy is kept
+                member.weight.data = weight  # a view of it
         blocks = [t.b if t else torch.zeros(0, n) for t, n in zip(self.terms, self.sizes, strict=True)]
         self.up = torch.block_diag(*(b.to(self.weight) for b in blocks)) if present else None  # (ranks, total)
         self.bias = None
@@ -66,7 +72,11 @@ class _Group:
     def _all(self, x: Tensor) -> Sequence[Tensor]:
         if self._state() != self.state:
             self._join()
-        if self.packed is None or torch.is_grad_enabled():  # the packed product has no backward pass
+        if torch.is_grad_enabled():  # of the layers' own parameters, so that they can be trained
+            ranks = self.weight[self.total :]
+            weight = torch.cat([*(m.weight for m in self.members), ranks])
+            y = F.linear(x, weight, self.bias)
+        elif self.packed is None:
             y = F.linear(x, self.weight, self.bias)
         else:
             y = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
@@ -77,12 +87,9 @@ class _Group:
 
 
 def _packed(weight: Tensor) -> Tensor | None:
-    """The weight in oneDNN's layout, where this machine multiplies bfloat16 natively."""
-    if (
-        weight.device.type != "cpu"
-        or weight.dtype != torch.bfloat16
-        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ):
+    """A second copy of the weight, in oneDNN's layout, where torch would hand the product to oneDNN anyway."""
+    onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not onednn or weight.dtype != torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
@@ -133,7 +140,7 @@ def _groups(model: PreTrainedModel, terms: Mapping[nn.Module, LowRank]) -> list[
     wanted = [m for m in model.modules() if type(m) is nn.Linear or m in terms]
     try:
         handles = [m.register_forward_pre_hook(look) for m in wanted]
-        ids = torch.ones(2, 3, dtype=torch.long, device=model.device)
+        ids = torch.arange(6, device=model.device).view(2, 3)  # six tokens, which experts would share out
         model(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:

@@ -13,10 +13,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from diffamp.attention import exact_keys, group_heads
+from diffamp.attention import NAME, write_out
 from diffamp.cache import ClockLayer, PairCache
 from diffamp.guards import UNGUARDED, Guard
 from diffamp.halves import Halves, LowRank, Side
@@ -102,7 +104,9 @@ class ModelPair(ABC):
 
 def _forward(model: PreTrainedModel, positions: Tensor, keep: Tensor | None, **inputs: Any) -> Tensor:
     """One forward pass; position ids are passed where the architecture knows them."""
-    if "position_ids" in inspect.signature(model.forward).parameters:
+    # peft's wrapper names none of its model's arguments, and passes them on
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "position_ids" in inspect.signature(inner.forward).parameters:
         inputs["position_ids"] = positions
     head = model.get_output_embeddings()
     if keep is None:
@@ -134,17 +138,52 @@ def _at(states: Tensor, keep: Tensor) -> Tensor:
 
 def _prepare(
     model: PreTrainedModel, halves: Halves | None = None, terms: Mapping[nn.Module, LowRank] | None = None
-) -> None:
-    """Make an unmodified model decode fast."""
+) -> bool:
+    """Make an unmodified model decode fast. Returns whether the sampler's cache may hold float32 for it."""
     model.eval()
-    group_heads(model)
+    write_out(model.get_base_model() if isinstance(model, PeftModel) else model)
     fuse(model, halves, terms)
+    return model.config._attn_implementation == NAME and _only_attention_reads(model)
 
 
-def _cache_layers(model: PreTrainedModel, capacity: int | None) -> list[Any]:
+class UnsupportedCacheError(ValueError):
+    """A model keeps something else than keys and values of every layer."""
+
+
+def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> list[Any]:
     config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
-    return layers if capacity is None else [ClockLayer(capacity, exact_keys(model)) for _ in layers]
+    if capacity is None:
+        return layers
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        raise UnsupportedCacheError(
+            f"{config.model_type} keeps something else than keys and values in some layers, which the sampler cannot "
+            "share between rows: use `pair.amplify(alpha).generate` instead"
+        )
+    return [ClockLayer(capacity, exact) for _ in layers]
+
+
+@torch.inference_mode()
+def _only_attention_reads(model: PreTrainedModel) -> bool:
+    """False for families that compute on what the cache returns (latent attention does): seen in one small pass."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    cache = Cache(layers=[ClockLayer(3, exact=True) for _ in layers])
+    ids = torch.ones(1, 2, dtype=torch.long)
+    foreign = []
+
+    def look(module: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        foreign.append(args[0].dtype != module.weight.dtype)
+
+    handles = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, nn.Linear)]
+    try:
+        for new in (ids, ids[:, :1]):
+            model(input_ids=new, past_key_values=cache, use_cache=True)
+    except RuntimeError:  # two types in one product
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    return not any(foreign)
 
 
 class SharedPair(ModelPair):
@@ -162,13 +201,13 @@ class SharedPair(ModelPair):
         terms: Mapping[nn.Module, LowRank] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        _prepare(model, halves, terms)
+        self._exact = _prepare(model, halves, terms)
         self.modules = [model]
         self.halves = halves
         self.vocab_size = model.config.get_text_config().vocab_size
 
     def layers(self, capacity: int | None = None) -> PairCache:
-        return PairCache(_cache_layers(self.modules[0], capacity))
+        return PairCache(_cache_layers(self.modules[0], capacity, self._exact))
 
     @torch.inference_mode()
     def logits(
@@ -214,16 +253,17 @@ class SeparatePair(ModelPair):
     ) -> None:
         self.tokenizer = tokenizer
         with switch_off() if switch_off else nullcontext():
-            _prepare(before)
-        if after is not before:
-            _prepare(after)
+            exact = _prepare(before)
+        self._exact = exact, exact if after is before else _prepare(after)
         self.modules = [before, after]
         self._switch_off = switch_off
         self.vocab_size = min(m.config.get_text_config().vocab_size for m in self.modules)
 
     def layers(self, capacity: int | None = None) -> PairCache:
-        before, after = self.modules
-        return PairCache(_cache_layers(before, capacity), _cache_layers(after, capacity))
+        before, after = (
+            _cache_layers(model, capacity, exact) for model, exact in zip(self.modules, self._exact, strict=True)
+        )
+        return PairCache(before, after)
 
     @torch.inference_mode()
     def logits(
@@ -268,12 +308,12 @@ class SoloPair(ModelPair):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        _prepare(model)
+        self._exact = _prepare(model)
         self.modules = [model]
         self.vocab_size = model.config.get_text_config().vocab_size
 
     def layers(self, capacity: int | None = None) -> PairCache:
-        return PairCache(_cache_layers(self.modules[0], capacity), [])
+        return PairCache(_cache_layers(self.modules[0], capacity, self._exact), [])
 
     @torch.inference_mode()
     def logits(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -193,10 +193,19 @@ class GuardParams(Section):
         return self
 
 
+def _distinct(alphas: list[float]) -> list[float]:
+    if len(set(alphas)) != len(alphas):
+        raise ValueError("a value occurs twice; remove one")
+    return alphas
+
+
+Alphas = Annotated[list[FiniteFloat], Field(min_length=1), AfterValidator(_distinct)]
+
+
 class SamplingParams(Section):
     """The sweep: prompts x alphas x samples, for every pair and every guard."""
 
-    alphas: Annotated[list[FiniteFloat], Field(min_length=1)]
+    alphas: Alphas
     prompts: Annotated[int, Field(ge=1)]
     """How many test prompts, taken evenly over the categories."""
     samples: Annotated[int, Field(ge=1)]
@@ -207,21 +216,14 @@ class SamplingParams(Section):
     token_budget: Annotated[int, Field(ge=64)]
     """Tokens held in the cache at a time (rows x their length): the memory limit of a batch."""
 
-    @field_validator("alphas")
-    @classmethod
-    def _distinct(cls, alphas: list[float]) -> list[float]:
-        if len(set(alphas)) != len(alphas):
-            raise ValueError("a value occurs twice; remove one")
-        return alphas
-
 
 class GuardsParams(Section):
     """The comparison of guards (notebook 05); temperature and length are those of `sampling:`."""
 
     pair: Name
     """A name in `pairs:`."""
-    alphas: Annotated[list[FiniteFloat], Field(min_length=2)]
-    """With 0, at which nonsense is measured that a guard must not exceed by much."""
+    alphas: Alphas
+    """With 0, at which nonsense is measured that a guard must not exceed by much, and some above it."""
     dev_prompts: Annotated[int, Field(ge=1)]
     """On which each guard's alpha is chosen."""
     test_prompts: Annotated[int, Field(ge=1)]
@@ -231,8 +233,8 @@ class GuardsParams(Section):
 
     @model_validator(mode="after")
     def _yardstick(self) -> Self:
-        if 0.0 not in self.alphas:
-            raise ValueError("alphas must contain 0.0, the level that guards are held to")
+        if 0.0 not in self.alphas or max(self.alphas) <= 0:
+            raise ValueError("alphas must contain 0.0, the level that guards are held to, and one above it")
         if self.methods.get("none") != []:
             raise ValueError("methods must contain `none: []`, with which guards are compared")
         return self

@@ -72,8 +72,8 @@ def sample_grid(
         alphas: without a guard -1 is the before-model, 0 the after-model.
         max_new_tokens: a row ends there or at an end token.
         seed: of the coupled noise (`diffamp.noise`).
-        token_budget: columns of key/value cache at a time, over all rows; sets the number of rows in a batch. Halved,
-            with a warning, when memory runs out.
+        token_budget: columns of key/value cache in a batch, over all rows (the prompts' own states take as many again
+            at the most); sets the number of rows. Halved, with a warning, when memory runs out.
         records: where units are kept and resumed from; None keeps everything in memory.
 
     Returns:
@@ -87,7 +87,9 @@ def sample_grid(
     """
     check_grid(pair, prompts, alphas, samples, max_new_tokens)
     law = law or Law()
-    per_unit = max(1, ROWS_PER_UNIT // (len(alphas) * samples))
+    longest = max(len(encode(pair.tokenizer, p.text)) for p in prompts)
+    # the states of all prompts of a unit are held beside the batch: no more columns than the batch itself may have
+    per_unit = max(1, min(ROWS_PER_UNIT // (len(alphas) * samples), token_budget // longest))
     units = [prompts[i : i + per_unit] for i in range(0, len(prompts), per_unit)]
     tables = []
     rows_total = len(prompts) * len(alphas) * samples
@@ -188,7 +190,8 @@ class _Unit:
                 one_row = max(map(len, self.encoded)) + self.tokens.shape[1]
                 if columns <= one_row:
                     raise MemoryError(
-                        f"not even one row of {one_row} tokens fits into memory beside the model: {error}"
+                        f"not even one row of {one_row} tokens fits into memory beside the model and the states of "
+                        f"{len(self.encoded)} prompts; a smaller token_budget makes that fewer prompts: {error}"
                     ) from None
             # outside of the handler, which would keep the failed batch alive
             columns = max(columns // 2, one_row)

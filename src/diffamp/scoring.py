@@ -97,7 +97,8 @@ def noise_floor(
             the difference between the two along with the difference between before and after.
 
     Returns:
-        One row per text, alpha and token: text, alpha, position, kl.
+        One row per text, alpha and token: text, alpha, position, kl (infinite where rounding takes a token across a
+        guard's threshold).
     """
     law = law or Law()
     rows = []
@@ -106,6 +107,6 @@ def noise_floor(
         for alpha in alphas:
             strength = law.alpha_at(torch.tensor(alpha), torch.arange(len(texts[i][1]))).to(exact[0].device)
             p, q = (law.log_probs(before, after, strength) for before, after in (exact, rounded))
-            kl = (p.exp() * (p - q).nan_to_num(nan=0.0)).sum(-1)  # NaN: a token that a guard rules out in both
+            kl = torch.where(p > -torch.inf, p.exp() * (p - q), 0).sum(-1)
             rows += [(i, float(alpha), position, float(value)) for position, value in enumerate(kl)]
     return pd.DataFrame(rows, columns=["text", "alpha", "position", "kl"])
