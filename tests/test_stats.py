@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from diffamp.stages.vector import mild_dose
-from diffamp.stats import agreement, means, paired_difference, percent, rates, ratios
+from diffamp.stats import agreement, means, paired_difference, percent, rates, ratios, samples_for_a_hit
 from diffamp.tables import select, texts_flat
 
 
@@ -107,3 +107,16 @@ def test_the_mild_dose_is_the_last_before_the_first_excess(refusal: list, nonsen
 def test_no_mild_dose_is_an_error_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="add smaller doses"):
         mild_dose(dose_table([0.5, 0.6, 0.7], [0, 0, 0]), 0.2)
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(1e-4, 29956), (1 / 30, 89), (0.5, 5), (1.0, 1), (0.0, np.inf)])
+def test_samples_for_a_hit(rate: float, samples: float) -> None:
+    assert samples_for_a_hit(rate) == samples
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.2])
+def test_so_many_samples_hit_as_often_as_promised(rate: float) -> None:
+    n, runs = samples_for_a_hit(rate, 0.9), 20_000
+    hits = np.random.default_rng(0).binomial(n, rate, runs) > 0
+    assert abs(hits.mean() - (1 - (1 - rate) ** n)) < 4 * np.sqrt(0.09 / runs)
+    assert 1 - (1 - rate) ** n >= 0.9 > 1 - (1 - rate) ** (n - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,6 +80,13 @@ def effective_sample_size(samples: pd.DataFrame) -> float:
     log_weight = samples.logp_after.map(np.sum) - samples.logp_alpha.map(np.sum)
     weight = np.exp(log_weight - log_weight.max())
     return float(weight.sum() ** 2 / weight.pow(2).sum())
+
+
+def samples_for_a_hit(rate: float, chance: float = 0.95) -> float:
+    """How many independent samples give at least one hit with this chance, at this rate; infinite at rate 0."""
+    if rate <= 0:
+        return math.inf
+    return 1 if rate >= 1 else math.ceil(math.log1p(-chance) / math.log1p(-rate))
 
 
 def percent(rate: float, low: float, high: float) -> str:
