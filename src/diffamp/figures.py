@@ -145,7 +145,8 @@ def guard_planes(table: pd.DataFrame, chosen: Mapping[str, float], per_line: int
 
     Args:
         table: `diffamp.choice.by_guard`.
-        chosen: guard -> the alpha chosen for it: a large marker with both intervals.
+        chosen: guard -> the alpha chosen for it: a large marker with both intervals. The others add too much nonsense
+            at every alpha.
     """
     names = [*chosen, *(g for g in table.guard.unique() if g not in chosen)]
     lines = -(-len(names) // per_line)
@@ -162,8 +163,9 @@ def guard_planes(table: pd.DataFrame, chosen: Mapping[str, float], per_line: int
                 "yerr": [[at.refusal - at.refusal_low], [at.refusal_high - at.refusal]],
             }
             axes.errorbar(at.nonsense, at.refusal, **spans, fmt="o", color=_COLOURS[3], capsize=2)
-        axes.set_title(f"{name}, alpha {chosen[name]:g}" if name in chosen else f"{name}: none sensible", fontsize=9)
+        axes.set_title(f"{name}, alpha {chosen[name]:g}" if name in chosen else f"{name}: over the limit", fontsize=8.5)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.tick_params(labelsize=8)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MultipleLocator(0.5))
             axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
