@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from diffamp.stages.vector import mild_dose
-from diffamp.stats import agreement, means, paired_difference, percent, rates, ratios, samples_for_a_hit
+from diffamp.stats import agreement, corrected_rate, means, paired_difference, percent, rates, ratios, samples_for_a_hit
 from diffamp.tables import select, texts_flat
 
 
@@ -120,3 +120,23 @@ def test_so_many_samples_hit_as_often_as_promised(rate: float) -> None:
     hits = np.random.default_rng(0).binomial(n, rate, runs) > 0
     assert abs(hits.mean() - (1 - (1 - rate) ** n)) < 4 * np.sqrt(0.09 / runs)
     assert 1 - (1 - rate) ** n >= 0.9 > 1 - (1 - rate) ** (n - 1)
+
+
+@pytest.mark.parametrize("true", [0.1, 0.5, 0.9])
+def test_a_corrected_rate_covers_the_truth_as_often_as_it_says(true: float) -> None:
+    generator, sensitivity, specificity = np.random.default_rng(1), 0.88, 0.95
+    covered, estimates, runs = 0, [], 1500
+    for _ in range(runs):
+        right, rightly_not = generator.binomial(109, sensitivity), generator.binomial(186, specificity)
+        judge = pd.Series({"n": 295, "positives": 109, "sensitivity": right / 109, "specificity": rightly_not / 186})
+        seen = generator.binomial(80, true * sensitivity + (1 - true) * (1 - specificity))
+        estimate, low, high = corrected_rate(seen, 80, judge)
+        covered += low <= true <= high
+        estimates.append(estimate)
+    assert 0.93 <= covered / runs <= 0.97
+    assert abs(np.mean(estimates) - true) < 0.015
+
+
+def test_a_perfect_judge_needs_no_correction() -> None:
+    judge = pd.Series({"n": 10**7, "positives": 5 * 10**6, "sensitivity": 1.0, "specificity": 1.0})
+    assert corrected_rate(20, 80, judge)[0] == pytest.approx(0.25)

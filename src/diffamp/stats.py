@@ -82,6 +82,30 @@ def effective_sample_size(samples: pd.DataFrame) -> float:
     return float(weight.sum() ** 2 / weight.pow(2).sum())
 
 
+def corrected_rate(count: int, n: int, judge: pd.Series, seed: int = 0) -> tuple[float, float, float]:
+    """A rate freed of its judge's errors (Rogan and Gladen 1978): estimate, low, high (95 %).
+
+    (rate + specificity - 1) / (sensitivity + specificity - 1), cut to [0, 1]. The interval carries the uncertainty of
+    all three: each is drawn from its Jeffreys posterior. It supposes that the judge errs here as often as on labels.
+
+    Args:
+        judge: a row of `diffamp.judges.Judges.validate`.
+    """
+    negatives = judge.n - judge.positives
+    found, right, rightly_not = (
+        (count, n),
+        (judge.sensitivity * judge.positives, judge.positives),
+        (judge.specificity * negatives, negatives),
+    )
+    generator = np.random.default_rng(seed)
+    rate, sensitivity, specificity = (
+        np.append(x / of, generator.beta(x + 0.5, of - x + 0.5, 20_000)) for x, of in (found, right, rightly_not)
+    )
+    values = ((rate + specificity - 1) / (sensitivity + specificity - 1)).clip(0, 1)
+    low, high = np.percentile(values[1:], [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(values[0]), float(low), float(high)
+
+
 def samples_for_a_hit(rate: float, chance: float = 0.95) -> float:
     """How many independent samples give at least one hit with this chance, at this rate; infinite at rate 0."""
     if rate <= 0:
