@@ -166,7 +166,8 @@ def _published_loop(subject: Subject, work: Work, cached: bool) -> int:
         history = []
         for _ in range(work.new_tokens):
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
-            inputs = {"input_ids": new, "attention_mask": mask, "position_ids": positions, "logits_to_keep": 1}
+            # no logits_to_keep: the scripts do without, and on a CPU it is slower (torch copies the head once per row)
+            inputs = {"input_ids": new, "attention_mask": mask, "position_ids": positions}
             with model.disable_adapter():
                 before = model(**inputs, past_key_values=caches[0], use_cache=cached).logits[:, -1].float()
             after = model(**inputs, past_key_values=caches[1], use_cache=cached).logits[:, -1].float()

@@ -25,9 +25,9 @@ def markdown(found: Facts, timings: dict[str, list[Record]]) -> str:
         _table(["", ""], [(key, str(value)) for key, value in found.items()]),
         f"All in one process. Unless a section says otherwise each number is the median of {repeats} timed calls, its "
         "range in brackets; contenders take turns (A B C A B C), after one short call each that is not timed. "
-        "More repeats would take longer than a quarter of an hour on two slow cores. Peers "
-        "run under the same settings of the process (threads, memory allocator) as diffamp. The two named *one model* "
-        f"below ({PLAIN}; {SOLO}) do not amplify: they are the floor.",
+        "Where a contender's prefill takes seconds, its step, a difference of two calls, is as uncertain as the range "
+        "says. Peers run under the same settings of the process (threads, memory allocator) as diffamp. The two named "
+        f"*one model* below ({PLAIN}; {SOLO}) do not amplify: they are the floor.",
     ]
     for name, records in timings.items():
         parts += SECTIONS[name](pd.DataFrame(records))
