@@ -79,7 +79,8 @@ def _grid(frame: pd.DataFrame) -> list[str]:
         "## Grid",
         f"Dev prompts x {len(ALPHAS)} alphas x samples, up to 32 new tokens, to the end token. The loop and `generate` "
         "take batches of 32 rows, and keep a row until its batch is done. The loop would take too long over the full "
-        "grid, so it runs on a part of it, as does everything it is compared with; the full grid runs once.",
+        "grid, so it runs on a part of it, as does everything it is compared with"
+        + ("; the full grid runs once." if "full" in set(frame.grid) else "."),
     ]
     for _, of_grid in frame.groupby("grid", sort=False):
         seconds = of_grid.groupby("contender").seconds.median()

@@ -6,14 +6,19 @@ import math
 
 import pytest
 import torch
+from conftest import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from test_amplify import kl_divergence, logits
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from diffamp import guards
 from diffamp.amplify import amplify
 from diffamp.guards import UNGUARDED, Chain, Guard, nucleus_threshold
+from diffamp.loading import load_law
+from diffamp.pairs import SoloPair
+from diffamp.params import SETTING, GuardParams
 
 Pair = tuple[Tensor, Tensor]
 ALPHAS = st.floats(-3, 30, width=32)
@@ -227,3 +232,14 @@ def test_a_chain_of_one_is_that_guard_and_order_within_a_moment_is_kept(pair: Pa
 def test_settings_out_of_range_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("method", SETTING)
+def test_every_method_of_params_yaml_is_a_guard(method: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    setting = {} if SETTING[method] is None else {SETTING[method]: 3 if method == "top_k" else 0.5}
+    law = load_law([GuardParams(method=method, **setting)], 0.6, SoloPair(tiny_model(), tokenizer))
+    assert law.temperature == 0.6
+    assert law.half_life == (0.5 if method == "decay" else math.inf)
+    assert len(law.guard.guards) == (method != "decay")
+    for guard in law.guard.guards:
+        assert getattr(guard, "temperature", 0.6) == 0.6
