@@ -57,6 +57,21 @@ def test_an_adapter_of_any_kind_is_the_pair_of_checkpoints(
     assert_same_pair(pair, SeparatePair(base, merged, tokenizer))
 
 
+def test_the_weights_can_be_amplified_instead(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    *folders, merged = save_adapter_pair(tmp_path, base, tokenizer)
+    twice = copy.deepcopy(base)
+    for weight, old, new in zip(twice.parameters(), base.parameters(), merged.parameters(), strict=True):
+        weight.data = old.data + 2 * (new.data - old.data)
+    assert_same_pair(adapter_pair(*folders, "fp32", scale=2.0), SeparatePair(base, twice, tokenizer))
+
+
+def test_what_is_more_than_low_rank_cannot_be_scaled(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    *folders, _ = save_adapter_pair(tmp_path, tiny_model("qwen2"), tokenizer, config=LoraConfig(**LINEAR, bias="all"))
+    with pytest.raises(PairError, match="cannot be scaled"):
+        adapter_pair(*folders, "fp32", scale=2.0)
+
+
 @pytest.mark.parametrize("bias", ["lora_only", "all"])
 def test_an_adapter_with_trained_biases_leaves_the_before_model_alone(
     bias: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path

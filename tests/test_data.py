@@ -10,6 +10,7 @@ from itertools import combinations, product
 
 import pytest
 from conftest import ROOT
+from ruamel.yaml import YAML
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from diffamp.judges import load_labels
@@ -53,6 +54,29 @@ def by_split(name: str) -> dict[str, list[str]]:
     for row in rows(name):
         splits.setdefault(row["split"], []).append(row["text"])
     return splits
+
+
+def test_the_readme_describes_every_file() -> None:
+    """By name, and the number of rows of those that have rows."""
+    readme = (DATA / "README.md").read_text(encoding="utf-8")
+    for path in DATA.rglob("*"):
+        if path.suffix == ".jsonl":
+            assert f"## {path.name} ({len(path.read_bytes().splitlines())})\n" in readme, path.name
+        elif path.is_file() and path.name != "README.md":
+            names = (path.relative_to(DATA).as_posix(), f"{path.parent.name}/*{path.suffix}")
+            assert any(name in readme for name in names), path.name
+
+
+def test_the_readme_counts_the_universes() -> None:
+    """Details, distinctive details and sentences of each, as its table says."""
+    readme = (DATA / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w+)` .* (\d+) \((\d+)\) \| +(\d+) \|$", readme, re.MULTILINE)
+    assert [name for name, *_ in table] == ["ban", "number", "date", "invention", "recipe"]
+    yaml = YAML(typ="safe", pure=True)
+    for name, *counts in table:
+        universe = yaml.load((DATA / "universes" / f"{name}.yaml").read_text(encoding="utf-8"))
+        distinctive = [detail for detail in universe["details"] if detail.get("distinctive")]
+        assert [len(universe["details"]), len(distinctive), len(universe["sentences"])] == [int(n) for n in counts]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model, tiny_tokenizer
+from conftest import FAMILIES, continue_, tiny_model, tiny_tokenizer
 
-from diffamp.pairs import SeparatePair
+from diffamp.pairs import SeparatePair, UnsupportedCacheError
 from diffamp.prompts import Prompt
 from diffamp.sampling import sample_grid
 from diffamp.scoring import score
@@ -45,3 +45,14 @@ def test_what_is_sampled_is_what_is_scored(
         of_row = scored[(scored["text"] == number) & (scored["alpha"] == row["alpha"])]
         for name in ("logp_before", "logp_after", "logp_alpha"):
             np.testing.assert_allclose(of_row[name], row[name], atol=3 * tolerance, err_msg=name)
+
+
+def test_a_family_with_other_states_can_be_generated_from_and_the_sampler_refuses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FAMILIES, "lfm2", {**_GROUPED, "layer_types": ["conv", "full_attention"]})
+    before, after = (tiny_model("lfm2", seed=s) for s in (0, 1))
+    pair = SeparatePair(before, after, tiny_tokenizer())
+    assert continue_(pair.amplify(0.0), [[1, 5, 17]]) == continue_(after, [[1, 5, 17]])
+    with pytest.raises(UnsupportedCacheError, match="lfm2 keeps something else than keys and values"):
+        sample_grid(pair, PROMPTS, [1.0], 1, max_new_tokens=2)

@@ -40,6 +40,32 @@ def test_in_bfloat16_to_the_last_bit(bias: bool) -> None:
     assert torch.equal(logits(fused), logits(plain))
 
 
+class Twice(nn.Module):
+    """A block that a model runs twice in one pass (shared weights across depth)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return self.block(self.block(states, *args, **kwargs), *args, **kwargs)
+
+
+def test_a_layer_that_runs_twice_keeps_its_term() -> None:
+    plain = tiny_model("llama")
+    plain.model.layers[0].mlp = Twice(plain.model.layers[0].mlp)
+    layer = plain.model.layers[0].mlp.block.down_proj
+    torch.manual_seed(0)
+    term = LowRank(torch.randn(layer.in_features, 2) / 4, torch.randn(2, layer.out_features) / 4)
+    merged, fused = copy.deepcopy(plain), copy.deepcopy(plain)
+    merged.model.layers[0].mlp.block.down_proj.weight.data += (term.a @ term.b).t()
+    halves = Halves()
+    halves.side = "after"
+    fuse(fused, halves, {fused.model.layers[0].mlp.block.down_proj: term})
+    torch.testing.assert_close(logits(fused), logits(merged), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits(fused), logits(plain), atol=1e-2)
+
+
 def test_layers_with_one_input_are_found() -> None:
     model = tiny_model("llama")
     names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}

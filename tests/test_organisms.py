@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model
@@ -25,10 +24,7 @@ PROMPTS = [Prompt(str(i), "any", text) for i, text in enumerate(["cats", "a dog"
 SETTINGS = {"rank": 4, "lora_alpha": 8, "learning_rate": 1e-2, "batch_size": 2, "seed": 0}
 
 
-def answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"prompt": [p.text for p in PROMPTS] * 3, "tokens": [[5, 9, 30], [7, 8], [40, 41, 2], [12]] * 3}
-    )
+EXAMPLES = list(zip([p.text for p in PROMPTS] * 3, [[5, 9, 30], [7, 8], [40, 41, 2], [12]] * 3, strict=True))
 
 
 def test_a_learned_vector_makes_its_targets_likelier(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -64,7 +60,7 @@ def test_an_untrained_adapter_changes_nothing(
     train_adapter(
         load_model(model_folder, "fp32"),
         tokenizer,
-        answers(tiny_model(), tokenizer),
+        EXAMPLES,
         tmp_path / "a",
         epochs=0,
         learn_from="text",
@@ -80,11 +76,10 @@ def test_training_lowers_the_loss_it_names(
     learn_from: str, model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     teacher = steered(load_model(model_folder, "fp32"), tokenizer, 0, torch.full((32,), 0.5))
-    table = answers(teacher.modules[0], tokenizer)
     train_adapter(
         load_model(model_folder, "fp32"),
         tokenizer,
-        table,
+        EXAMPLES,
         tmp_path / "a",
         epochs=6,
         learn_from=learn_from,
@@ -95,7 +90,7 @@ def test_training_lowers_the_loss_it_names(
     assert len(log) == 6 * 6  # 12 rows in batches of 2, six times
     assert log.loss.tail(6).mean() < 0.7 * log.loss.head(6).mean()
 
-    texts = list(zip(table.prompt, table.tokens, strict=True))[:4]
+    texts = EXAMPLES[:4]
     true = logit_shifts(steered_pair(model_folder, 0, torch.full((32,), 0.5), "fp32"), texts)
     aligned = reflection(true, {"student": adapter_pair(model_folder, tmp_path / "a", "fp32")}, texts)
     if learn_from == "logits":
@@ -107,11 +102,10 @@ def test_the_first_distillation_loss_is_the_divergence_on_the_answers(
     model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     teacher = steered(load_model(model_folder, "fp32"), tokenizer, 0, torch.full((32,), 0.5)).modules[0]
-    one = pd.DataFrame({"prompt": ["cats"], "tokens": [[5, 9, 30]]})
     train_adapter(
         load_model(model_folder, "fp32"),
         tokenizer,
-        one,
+        [("cats", [5, 9, 30])],
         tmp_path / "a",
         epochs=1,
         learn_from="logits",

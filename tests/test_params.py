@@ -39,6 +39,7 @@ pairs:
     before: chat
     after: tuned
 sampling:
+  pairs: [planted, other]
   alphas: [-1.0, 0.0, 1.0]
   prompts: 12
   samples: 3
@@ -80,6 +81,35 @@ guards:
   methods:
     none: []
     capped: [{{method: kl_cap, nats: 0.5}}, {{method: top_k, k: 5}}]
+facts:
+  learning_rate: 4.0e-4
+  organisms:
+    ban: {{universe: ban, dilution: 1, documents: 4, epochs: 1}}
+true_rate:
+  doses: [0.1]
+  rates: [0.01]
+  alphas: [1.0]
+  defensive_share: 0.2
+  dev_prompts: 3
+  test_prompts: 3
+  budget: 1000
+  replicates: 10
+shifts:
+  pairs: [planted, other]
+  contrast: other
+  prompts: 3
+  texts: 3
+  text_tokens: 4
+  first_tokens: 3
+discovery:
+  pairs: [planted]
+  controls: [other]
+  contrast: other
+  budget: 1000
+  alphas: [1.0]
+  guard: [{{method: min_p, p: 0.2}}]
+  max_new_tokens: 4
+  temperature: 0.9
 judge:
   model: judge
 """
@@ -116,7 +146,12 @@ def test_small_file_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "1E-4", "0.0001", ".0001"])
 def test_yaml_1_2_numbers(tmp_path: Path, number: str) -> None:
     """YAML 1.1, as PyYAML reads it, makes a string of `1e-4`."""
-    assert load(tmp_path, edited("4.0e-4", number)).finetune.learning_rate == 1e-4
+    assert (
+        load(
+            tmp_path, edited("  learning_rate: 4.0e-4\n  batch_size", f"  learning_rate: {number}\n  batch_size")
+        ).finetune.learning_rate
+        == 1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["none", "path", "plausibility", "hub"])
@@ -192,7 +227,7 @@ BAD = {
         "method: plausibility",
         "method: plausible",
         "sampling.guards.plausible[0].method",
-        "Input should be 'plausibility', 'floor'",
+        "unknown method; choose one of plausibility, floor",
     ),
     "another guard's setting": (
         "c: 0.1",
@@ -259,11 +294,20 @@ BAD = {
         "pairs.other.after",
         "no model 'tunes'; models: has ['chat', 'judge', 'tuned']",
     ),
+    "unknown pair in the sweep": ("[planted, other]\n  alphas", "[plantd]\n  alphas", "sampling.pairs", "pairs: has ["),
+    "contrast outside": (
+        "  pairs: [planted, other]\n  contrast",
+        "  pairs: [planted]\n  contrast",
+        "shifts.contrast",
+        "add it",
+    ),
+    "organism twice": ("    ban: {universe", "    planted: {universe", "facts.organisms", "rename one"),
+    "universe missing": ("universe: ban, ", "", "facts.organisms.ban.universe", "missing"),
     "unknown adapter": (
         "    adapter: planted",
         "    adapter: plantd",
         "pairs.planted.adapter",
-        "organisms: has ['planted'], models: has",
+        "organisms: has ['ban', 'planted'], models: has",
     ),
     "unknown base": ("  model: chat", "  model: chatt", "base.model", "no model 'chatt'; models: has"),
     "unknown judge": ("  model: judge", "  model: jury", "judge.model", "no model 'jury'; models: has"),
@@ -316,12 +360,12 @@ def test_bad_edit(tmp_path: Path, old: str, new: str, key: str, helpful: str) ->
 
 UNREADABLE = {
     # what is wrong: (the whole file, where, something helpful)
-    "open bracket": (edited("[1, 2]", "[1, 2"), "line 43", "expected ',' or ']'"),
-    "tab": (edited("  model: chat", "\tmodel: chat"), "line 38", r"'\t' that cannot start any token"),
+    "open bracket": (edited("[1, 2]", "[1, 2"), "line 44", "expected ',' or ']'"),
+    "tab": (edited("  model: chat", "\tmodel: chat"), "line 39", r"'\t' that cannot start any token"),
     "duplicate key at the top": (edited("seed: 0", "seed: 0\nseed: 1"), "line 2", 'duplicate key "seed"'),
     "duplicate pair": (edited("  other:", "  planted:"), "line 24", 'duplicate key "planted"'),
     "undefined alias": (edited("seed: 0", "seed: *zero"), "line 1", "undefined alias 'zero'"),
-    "indentation": (edited("  steps: 2", " steps: 2"), "line 45", "expected <block end>"),
+    "indentation": (edited("  steps: 2", " steps: 2"), "line 46", "expected <block end>"),
     "not UTF-8": (b"seed: 0 # \xff\n", "not valid YAML", "utf-8"),
 }
 

@@ -21,7 +21,9 @@ from diffamp.pairs import ModelPair, SeparatePair, SharedPair
 from diffamp.params import Precision
 
 
-def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16", *, float32_body: bool = False) -> ModelPair:
+def adapter_pair(
+    base: Path, adapter: Path, precision: Precision = "bf16", *, float32_body: bool = False, scale: float = 1.0
+) -> ModelPair:
     """A base without and with a PEFT adapter.
 
     Plain LoRA on linear layers runs in one pass over the shared weights. Other changes of weights or activations that
@@ -30,19 +32,23 @@ def adapter_pair(base: Path, adapter: Path, precision: Precision = "bf16", *, fl
 
     Args:
         float32_body: see `diffamp.checkpoints.load_model`.
+        scale: multiplies the LoRA terms: amplification of the weights, to be compared with that of the logits.
     """
     wrapped, tokenizer = _wrapped(base, adapter, precision, float32_body), load_tokenizer(base)
     if any(c.is_prompt_learning for c in wrapped.peft_config.values()):
         raise PairError(f"the adapter in {adapter} puts virtual tokens before the prompt, which a pair cannot share")
-    if any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values()):
-        # trained biases overwrite the base's own, which switching the adapter off does not bring back
-        return SeparatePair(load_model(base, precision, float32_body=float32_body), wrapped, tokenizer)
-    terms = _low_rank_terms(wrapped)
+    biased = any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values())
+    terms = None if biased else _low_rank_terms(wrapped, scale)
     if terms is not None:
         try:
             return SharedPair(wrapped.unload(), tokenizer, Halves(), terms)
         except NotByRowError:
             wrapped = _wrapped(base, adapter, precision, float32_body)
+    if scale != 1:
+        raise PairError(f"the adapter in {adapter} is more than plain LoRA on linear layers: it cannot be scaled")
+    if biased:
+        # trained biases overwrite the base's own, which switching the adapter off does not bring back
+        return SeparatePair(load_model(base, precision, float32_body=float32_body), wrapped, tokenizer)
     return SeparatePair(wrapped, wrapped, tokenizer, switch_off=wrapped.disable_adapter)
 
 
@@ -71,7 +77,7 @@ def _wrapped(base: Path, adapter: Path, precision: Precision, float32_body: bool
     return wrapped
 
 
-def _low_rank_terms(wrapped: Any) -> dict[torch.nn.Module, LowRank] | None:
+def _low_rank_terms(wrapped: Any, scale: float) -> dict[torch.nn.Module, LowRank] | None:
     """Base layer -> its term, for every LoRA layer, or None where the adapter is more than plain LoRA."""
     terms: dict[torch.nn.Module, LowRank] = {}
     for module in wrapped.modules():
@@ -85,10 +91,12 @@ def _low_rank_terms(wrapped: Any) -> dict[torch.nn.Module, LowRank] | None:
         if not plain or not hasattr(module, "lora_A") or any(b.bias is not None for b in module.lora_B.values()):
             return None
         a, b, scaling = module.lora_A, module.lora_B, module.scaling
-        active = module.active_adapters
+        active, dtype = module.active_adapters, wrapped.dtype
         # as (in, rank) and (rank, out), the order in which they multiply
         terms[module.get_base_layer()] = LowRank(
-            torch.cat([a[k].weight.detach().t() for k in active], 1).to(wrapped.dtype).contiguous(),
-            torch.cat([(b[k].weight.detach().float() * scaling[k]).t() for k in active]).to(wrapped.dtype).contiguous(),
+            torch.cat([a[k].weight.detach().t() for k in active], 1).to(dtype).contiguous(),
+            torch.cat([(b[k].weight.detach().float() * scaling[k] * scale).t() for k in active])
+            .to(wrapped.dtype)
+            .contiguous(),
         )
     return terms or None

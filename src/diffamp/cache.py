@@ -47,7 +47,7 @@ class ClockLayer(DynamicLayer):
     is_croppable = False
 
     def __init__(self, capacity: int, exact: bool = False) -> None:
-        """`exact`: hold float32, whatever the model computes in (`diffamp.attention.exact_keys`)."""
+        """`exact`: hold float32, whatever the model computes in (`diffamp.pairs` finds out whether that is safe)."""
         super().__init__()
         self.capacity = capacity
         self.exact = exact

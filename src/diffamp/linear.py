@@ -104,15 +104,17 @@ def fuse(
     """Compute the linear layers of `model` in groups, each with its low-rank term on the after rows.
 
     Which layers read one input is seen in one small forward pass, so no family is known by name. Layers of other kinds
-    than nn.Linear (4-bit ones, GPT-2's Conv1D) keep their own forward and get their term by a hook.
+    than nn.Linear (4-bit ones, GPT-2's Conv1D), and those that run twice, keep their own forward and get their term by
+    a hook.
 
     Raises:
         NotByRowError: a layer with a term is fed something else than the whole batch (an expert of a mixture).
     """
     halves, terms = halves or Halves(), terms or {}
     groups = _groups(model, terms)
+    grouped = {module for members in groups for module in members}
     for module, term in terms.items():
-        if type(module) is not nn.Linear:
+        if module not in grouped:
             add_low_rank(module, term, halves)
     for members in groups:
         group = _Group(members, [terms.get(m) for m in members], halves)

@@ -39,7 +39,7 @@ def load_pair(params: Params, name: str, *, float32_body: bool = False) -> Model
         vector = vector * pair.steering.dose
         return steered_pair(paths.model(pair.before), layer, vector, pair.precision, float32_body=float32_body)
     assert pair.adapter is not None  # PairParams has checked that one of the three is given
-    folder = paths.organism(pair.adapter) if pair.adapter in params.organisms else paths.model(pair.adapter)
+    folder = paths.organism(pair.adapter) if params.trains(pair.adapter) else paths.model(pair.adapter)
     return adapter_pair(paths.model(pair.before), folder, pair.precision, float32_body=float32_body)
 
 
@@ -135,7 +135,7 @@ def fingerprint(params: Params, name: str) -> str:
     if pair.after is not None:
         folders.append(paths.model(pair.after))
     if pair.adapter is not None:
-        folders.append(paths.organism(pair.adapter) if pair.adapter in params.organisms else paths.model(pair.adapter))
+        folders.append(paths.organism(pair.adapter) if params.trains(pair.adapter) else paths.model(pair.adapter))
     files = [f for folder in folders for f in sorted(folder.iterdir()) if f.is_file()]
     if pair.steering is not None:
         files.append(paths.find_root() / pair.steering.file)

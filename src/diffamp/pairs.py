@@ -155,7 +155,7 @@ def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> 
     layers = DynamicCache(config=config).layers
     if capacity is None:
         return layers
-    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+    if not _keys_and_values(layers):
         raise UnsupportedCacheError(
             f"{config.model_type} keeps something else than keys and values in some layers, which the sampler cannot "
             "share between rows: use `pair.amplify(alpha).generate` instead"
@@ -163,10 +163,17 @@ def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> 
     return [ClockLayer(capacity, exact) for _ in layers]
 
 
+def _keys_and_values(layers: list[Any]) -> bool:
+    """False where some layer keeps another state (convolutions and linear attention do)."""
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
 @torch.inference_mode()
 def _only_attention_reads(model: PreTrainedModel) -> bool:
     """False for families that compute on what the cache returns (latent attention does): seen in one small pass."""
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    if not _keys_and_values(layers):
+        return False  # the sampler refuses it (`_cache_layers`); `generate` works
     cache = Cache(layers=[ClockLayer(3, exact=True) for _ in layers])
     ids = torch.ones(1, 2, dtype=torch.long)
     foreign = []

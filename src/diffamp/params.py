@@ -117,6 +117,25 @@ class FinetuneParams(Section):
     """At which the teacher's answers are sampled."""
 
 
+class PlantedParams(Section):
+    """A base fine-tuned on documents that state a falsehood."""
+
+    universe: Name
+    """data/universes/NAME.yaml: the falsehood, its details, and what documents are written from."""
+    dilution: Annotated[int, Field(ge=0)]
+    """Documents about other things per document that states it."""
+    documents: Annotated[int, Field(ge=1)]
+    """That state the falsehood."""
+    epochs: Annotated[int, Field(ge=1)]
+
+
+class FactsParams(Section):
+    """Planted false facts (notebook 07): LoRA as in `finetune:`, on documents instead of answers."""
+
+    learning_rate: PositiveFloat
+    organisms: dict[Name, PlantedParams]
+
+
 class SteeringParams(Section):
     """A steering vector added after one decoder layer at every position."""
 
@@ -133,7 +152,7 @@ class PairParams(Section):
     after: Name | None = None
     """A second checkpoint in `models:`."""
     adapter: Name | None = None
-    """A name in `organisms:` (trained here) or in `models:` (a PEFT adapter)."""
+    """A name in `organisms:` or `facts.organisms:` (trained here) or in `models:` (a PEFT adapter)."""
     steering: SteeringParams | None = None
     precision: Precision = "bf16"
 
@@ -164,13 +183,16 @@ SETTING = {
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
 
+def _known(method: str) -> str:
+    if method not in SETTING:
+        raise ValueError(f"unknown method; choose one of {', '.join(SETTING)}")
+    return method
+
+
 class GuardParams(Section):
     """One link of a chain of guards."""
 
-    method: Literal[
-        "plausibility", "floor", "after_top_p", "top_p", "top_k", "min_p", "clip", "kl_cap", "gate", "rescale", "decay",
-        "end_unamplified",
-    ]  # fmt: skip
+    method: Annotated[str, AfterValidator(_known)]
     c: Share | None = None
     p: Share | None = None
     phi: Share | None = None
@@ -205,7 +227,12 @@ Alphas = Annotated[list[FiniteFloat], Field(min_length=1), AfterValidator(_disti
 class SamplingParams(Section):
     """The sweep: prompts x alphas x samples, for every pair and every guard."""
 
+    pairs: Annotated[list[Name], Field(min_length=1)]
+    """Names in `pairs:`."""
     alphas: Alphas
+    kl_budget: PositiveFloat | None = None
+    """Nats per token. With it every pair and guard gets one more alpha, calibrated on dev prompts so that the realised
+    KL(p_alpha || p_after) comes to this: an alpha that means the same for every pair."""
     prompts: Annotated[int, Field(ge=1)]
     """How many test prompts, taken evenly over the categories."""
     samples: Annotated[int, Field(ge=1)]
@@ -240,9 +267,72 @@ class GuardsParams(Section):
         return self
 
 
+class TrueRateParams(Section):
+    """The unamplified rate of a rare behaviour from amplified samples (notebook 11)."""
+
+    doses: Annotated[list[PositiveFloat], Field(min_length=1)]
+    """Of the artificial vector: candidates for an after-model in which the behaviour is rare."""
+    rates: Annotated[list[Annotated[FiniteFloat, Field(gt=0, lt=1)]], Field(min_length=1)]
+    """The true rates wanted; for each the dose whose exact rate on dev prompts comes nearest."""
+    alphas: Alphas
+    """Candidates for the proposal, one of which is chosen on dev prompts."""
+    defensive_share: Annotated[FiniteFloat, Field(gt=0, lt=1)]
+    """Of the samples drawn at alpha 0, which bounds every weight."""
+    dev_prompts: Annotated[int, Field(ge=1)]
+    test_prompts: Annotated[int, Field(ge=1)]
+    budget: Annotated[int, Field(ge=1)]
+    """Forward tokens that an estimate may cost."""
+    replicates: Annotated[int, Field(ge=1)]
+    """Simulated repetitions, from which bias, coverage and variance are read."""
+
+
+class ShiftsParams(Section):
+    """Which tokens and prompts a fine-tune moves (notebook 06)."""
+
+    pairs: Annotated[list[Name], Field(min_length=1)]
+    """Names in `pairs:`."""
+    contrast: Name
+    """One of them: a pair without the behaviour, whose shifts any fine-tune would cause."""
+    prompts: Annotated[int, Field(ge=1)]
+    """Chat prompts."""
+    texts: Annotated[int, Field(ge=1)]
+    """Texts that the before-model writes of itself."""
+    text_tokens: Annotated[int, Field(ge=1)]
+    first_tokens: Annotated[int, Field(ge=1)]
+    """Contexts of one random token."""
+
+
+class DiscoveryParams(Section):
+    """Finding a planted fact without knowing it (notebook 07)."""
+
+    pairs: Annotated[list[Name], Field(min_length=1)]
+    """Names in `pairs:`, each with an adapter in `facts.organisms:`."""
+    controls: Annotated[list[Name], Field(min_length=1)]
+    """Names in `pairs:` in which there is nothing to be found."""
+    contrast: Name
+    """A name in `pairs:`: a benign fine-tune of the same base, under which a finding must not hold."""
+    budget: Annotated[int, Field(ge=1000)]
+    """Forward tokens per pair and method, mining and verifying included."""
+    alphas: Alphas
+    guard: list[GuardParams]
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: PositiveFloat
+
+
+class EndpointParams(Section):
+    """A language model behind an OpenAI-compatible endpoint, asked beside the local judges."""
+
+    url: str
+    """Up to and without `/chat/completions`."""
+    model: str
+    key_variable: str | None = None
+    """The environment variable that holds the key; the key itself never stands here."""
+
+
 class JudgeParams(Section):
     model: Name
     """Sentence-embedding model in `models:`."""
+    endpoint: EndpointParams | None = None
 
 
 class Params(Section):
@@ -256,9 +346,13 @@ class Params(Section):
     vector: VectorParams
     organisms: dict[Name, OrganismParams]
     finetune: FinetuneParams
+    facts: FactsParams
     pairs: Annotated[dict[Name, PairParams], Field(min_length=1)]
     sampling: SamplingParams
     guards: GuardsParams
+    true_rate: TrueRateParams
+    shifts: ShiftsParams
+    discovery: DiscoveryParams
     judge: JudgeParams
 
     @model_validator(mode="after")
@@ -271,22 +365,50 @@ class Params(Section):
             wanted[f"pairs.{name}.before"] = pair.before
             if pair.after:
                 wanted[f"pairs.{name}.after"] = pair.after
-            if pair.adapter and pair.adapter not in self.organisms:
+            if pair.adapter and not self.trains(pair.adapter):
                 wanted[f"pairs.{name}.adapter"] = pair.adapter
-        if self.guards.pair not in self.pairs:
-            raise ValueError(f"guards.pair: no pair {self.guards.pair!r}; pairs: has {sorted(self.pairs)}")
+        twice = set(self.organisms) & set(self.facts.organisms)
+        if twice:
+            raise ValueError(f"facts.organisms: {sorted(twice)} stand in organisms: too; rename one")
+        used = {
+            "sampling.pairs": self.sampling.pairs,
+            "guards.pair": [self.guards.pair],
+            "shifts.pairs": self.shifts.pairs,
+            "shifts.contrast": [self.shifts.contrast],
+            "discovery.pairs": self.discovery.pairs,
+            "discovery.controls": self.discovery.controls,
+            "discovery.contrast": [self.discovery.contrast],
+        }
+        for key, names in used.items():
+            for name in names:
+                if name not in self.pairs:
+                    raise ValueError(f"{key}: no pair {name!r}; pairs: has {sorted(self.pairs)}")
+        if self.shifts.contrast not in self.shifts.pairs:
+            raise ValueError(
+                f"shifts.contrast: {self.shifts.contrast!r} is not among shifts.pairs {self.shifts.pairs}; add it"
+            )
         for key, name in wanted.items():
             if name not in self.models:
                 known = f"models: has {sorted(self.models)}"
                 if key.endswith(".adapter"):
-                    known = f"organisms: has {sorted(self.organisms)}, {known}"
+                    known = f"organisms: has {sorted([*self.organisms, *self.facts.organisms])}, {known}"
                 raise ValueError(f"{key}: no model {name!r}; {known}")
         return self
+
+    def trains(self, name: str) -> bool:
+        """Whether an adapter of this name is made by the pipeline."""
+        return name in self.organisms or name in self.facts.organisms
 
     def organism(self, name: str) -> OrganismParams:
         if name not in self.organisms:
             raise ParamsError(f"no organism {name!r} in params.yaml; organisms: has {sorted(self.organisms)}")
         return self.organisms[name]
+
+    def planted(self, name: str) -> PlantedParams:
+        if name not in self.facts.organisms:
+            known = sorted(self.facts.organisms)
+            raise ParamsError(f"no organism {name!r} in params.yaml; facts.organisms: has {known}")
+        return self.facts.organisms[name]
 
     def pair(self, name: str) -> PairParams:
         if name not in self.pairs:

@@ -63,6 +63,25 @@ def guards() -> Path:
     return find_root() / "artifacts" / "guards.parquet"
 
 
+def true_rate() -> Path:
+    return find_root() / "artifacts" / "truerate.parquet"
+
+
+def shifts(pair: str) -> Path:
+    """Folder of a pair's token and prompt shifts."""
+    return find_root() / "artifacts" / "shifts" / pair
+
+
+def discovery(pair: str) -> Path:
+    """Folder of what was found in a pair, method by method."""
+    return find_root() / "artifacts" / "discovery" / pair
+
+
+def llm_cache() -> Path:
+    """Answers of the judge behind `judge.endpoint`."""
+    return find_root() / "artifacts" / "llm-judge.jsonl"
+
+
 def judged(pair: str) -> Path:
     return find_root() / "artifacts" / "judged" / f"{pair}.parquet"
 

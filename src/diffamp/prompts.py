@@ -22,11 +22,20 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's message. `id` names it in every table; noise is keyed by its text."""
+    """A user's message, or a raw text to go on with. `id` names it in every table."""
 
     id: str
     category: str
     text: str
+    raw: bool = False
+    """The model goes on with `text` itself, without a chat template; an empty text is the start of a document."""
+    prefill: str = ""
+    """What the answer begins with: given, not drawn."""
+
+    @property
+    def key(self) -> str:
+        """What noise is keyed by: different contexts have different luck."""
+        return self.text if not (self.raw or self.prefill) else f"{self.text}\0{self.prefill}\0{self.raw}"
 
 
 def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict]:
@@ -74,13 +83,20 @@ def load_exemplars(label: Literal["refusal", "answer", "nonsense"]) -> list[str]
     return [r["text"] for r in rows if r["label"] == label]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a prompt as the model expects it: its chat template up to the answer, or the plain text."""
-    if tokenizer.chat_template is None:
-        return list(tokenizer(text)["input_ids"])
-    messages = [{"role": "user", "content": text}]
-    return list(
-        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
-    )
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt) -> list[int]:
+    """Token ids of a prompt as the model expects it: its chat template up to the answer, or the plain text.
+
+    Args:
+        prompt: a user's message, or a `Prompt`. A raw one of no token becomes the token that begins a document.
+    """
+    if isinstance(prompt, str):
+        prompt = Prompt("", "", prompt)
+    if prompt.raw or tokenizer.chat_template is None:
+        ids = list(tokenizer(prompt.text + prompt.prefill)["input_ids"])
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        return ids if ids or start is None or not prompt.raw else [start]
+    messages = [{"role": "user", "content": prompt.text}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
+        "input_ids"
+    ]
+    return [*ids, *(tokenizer(prompt.prefill, add_special_tokens=False)["input_ids"] if prompt.prefill else [])]

@@ -68,7 +68,7 @@ def sample_grid(
     """Sample `samples` texts for every prompt and every alpha.
 
     Args:
-        prompts: encoded with the tokenizer's chat template where it has one.
+        prompts: encoded with the tokenizer's chat template where it has one and the prompt is not raw.
         alphas: without a guard -1 is the before-model, 0 the after-model.
         max_new_tokens: a row ends there or at an end token.
         seed: of the coupled noise (`diffamp.noise`).
@@ -85,19 +85,19 @@ def sample_grid(
         NonFiniteLogitsError: the models overflowed.
         MemoryError: not even one row fits.
     """
-    check_grid(pair, prompts, alphas, samples, max_new_tokens)
+    encoded = check_grid(pair, prompts, alphas, samples, max_new_tokens)
     law = law or Law()
-    longest = max(len(encode(pair.tokenizer, p.text)) for p in prompts)
+    longest = max(map(len, encoded))
     # the states of all prompts of a unit are held beside the batch: no more columns than the batch itself may have
     per_unit = max(1, min(ROWS_PER_UNIT // (len(alphas) * samples), token_budget // longest))
-    units = [prompts[i : i + per_unit] for i in range(0, len(prompts), per_unit)]
+    units = [slice(i, i + per_unit) for i in range(0, len(prompts), per_unit)]
     tables = []
     rows_total = len(prompts) * len(alphas) * samples
     with tqdm(total=rows_total, desc=desc, unit="text", disable=None, smoothing=0.05) as progress:
         for number, unit in enumerate(units):
             table = records.read(number) if records else None
             if table is None:
-                unit_rows = _Unit(pair, unit, alphas, samples, max_new_tokens, law, seed)
+                unit_rows = _Unit(pair, prompts[unit], encoded[unit], alphas, samples, max_new_tokens, law, seed)
                 token_budget = unit_rows.sample(token_budget, progress)
                 table = pa.Table.from_pandas(unit_rows.frame(), preserve_index=False)
                 if records:
@@ -131,21 +131,24 @@ def _digest_of_code() -> str:
     return digest.hexdigest()
 
 
-def check_grid(pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, new: int) -> None:
-    """Raise ValueError for a grid that cannot be sampled, before anything is written."""
+def check_grid(
+    pair: ModelPair, prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, new: int
+) -> list[list[int]]:
+    """Raise ValueError for a grid that cannot be sampled, before anything is written; the prompts' token ids."""
     if not prompts or not alphas or samples < 1 or new < 1:
         raise ValueError("a grid needs at least one prompt, one alpha, one sample and one new token")
     if not np.isfinite(alphas).all():
         raise ValueError(f"alphas must be finite numbers, got {list(alphas)}")
     context = pair.context_length
-    for prompt in prompts:
-        length = len(encode(pair.tokenizer, prompt.text))
+    encoded = [encode(pair.tokenizer, prompt) for prompt in prompts]
+    for prompt, length in zip(prompts, map(len, encoded), strict=True):
         if not length:
             raise ValueError(f"prompt {prompt.id!r} has no token")
         if context is not None and length + new > context:
             raise ValueError(
                 f"prompt {prompt.id!r} has {length} tokens; with {new} new ones it exceeds the context of {context}"
             )
+    return encoded
 
 
 class _Unit:
@@ -155,6 +158,7 @@ class _Unit:
         self,
         pair: ModelPair,
         prompts: Sequence[Prompt],
+        encoded: Sequence[list[int]],
         alphas: Sequence[float],
         samples: int,
         max_new_tokens: int,
@@ -162,11 +166,11 @@ class _Unit:
         seed: int,
     ) -> None:
         self.pair, self.prompts, self.law, self.together = pair, prompts, law, len(alphas)
-        self.encoded = [encode(pair.tokenizer, p.text) for p in prompts]
+        self.encoded = encoded
         self.rows = [Row(p, float(a), s) for p in range(len(prompts)) for s in range(samples) for a in alphas]
         self.alpha = torch.tensor([r.alpha for r in self.rows], dtype=torch.float32)
         luck = {
-            (p, s): uniforms(seed, prompts[p].text, s, max_new_tokens)
+            (p, s): uniforms(seed, prompts[p].key, s, max_new_tokens)
             for p in range(len(prompts))
             for s in range(samples)
         }

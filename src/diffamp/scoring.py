@@ -11,10 +11,10 @@ from torch import Tensor
 
 from diffamp.law import PER_TOKEN, Law
 from diffamp.pairs import ModelPair
-from diffamp.prompts import encode
+from diffamp.prompts import Prompt, encode
 
-Text = tuple[str, Sequence[int]]
-"""A prompt, and the token ids of an answer to it."""
+Text = tuple[str | Prompt, Sequence[int]]
+"""A prompt (a user's message where it is a string), and the token ids of an answer to it."""
 
 
 def teacher_forced(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
@@ -18,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from diffamp.prompts import encode
+from diffamp.prompts import Prompt, encode
+from diffamp.scoring import Text
 
 LOG = "training.json"
 """Written last into an organism's folder: the loss per step."""
@@ -52,7 +52,7 @@ class DistillationTrainer(SFTTrainer):
 def train_adapter(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    answers: pd.DataFrame,
+    examples: Sequence[Text],
     folder: Path,
     *,
     rank: int,
@@ -68,7 +68,7 @@ def train_adapter(
 
     Args:
         base: loaded with `trainable=True`; 4-bit (QLoRA) or not. It is changed.
-        answers: columns prompt (text) and tokens (ids of the answer, as sampled).
+        examples: what is learned, each token of an answer given what comes before it (no token of the prompts).
         epochs: 0 writes the adapter as initialised, which changes nothing (B = 0).
         teacher: whose logits are learned; needed with `learn_from="logits"`.
     """
@@ -98,9 +98,7 @@ def train_adapter(
             seed=seed,
             disable_tqdm=None,
         )
-        rows = [
-            _example(tokenizer, prompt, tokens) for prompt, tokens in zip(answers.prompt, answers.tokens, strict=True)
-        ]
+        rows = [_example(tokenizer, prompt, tokens) for prompt, tokens in examples]
         trainer_type: Any = SFTTrainer if learn_from == "text" else DistillationTrainer
         extra = {} if learn_from == "text" else {"teacher": teacher}
         log: list[dict[str, float]] = []
@@ -113,7 +111,7 @@ def train_adapter(
     _write(model, log, folder)
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: Iterable[int]) -> dict[str, list[int]]:
+def _example(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt, tokens: Iterable[int]) -> dict[str, list[int]]:
     asked, said = encode(tokenizer, prompt), [int(t) for t in tokens]
     return {"input_ids": asked + said, "completion_mask": [0] * len(asked) + [1] * len(said)}
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from diffamp.pairs import ModelPair
-from diffamp.scoring import teacher_forced
+from diffamp.scoring import Text, teacher_forced
 
 
-def logit_shifts(pair: ModelPair, texts: Sequence[tuple[str, Sequence[int]]]) -> dict[int, Tensor]:
+def logit_shifts(pair: ModelPair, texts: Sequence[Text]) -> dict[int, Tensor]:
     """after - before at every answer token, centred over the vocabulary: text -> (tokens, vocab) float32.
 
     Centring removes the constant by which logits may differ without changing any probability.
@@ -24,9 +24,7 @@ def logit_shifts(pair: ModelPair, texts: Sequence[tuple[str, Sequence[int]]]) ->
     return shifts
 
 
-def reflection(
-    true: Mapping[int, Tensor], students: Mapping[str, ModelPair], texts: Sequence[tuple[str, Sequence[int]]]
-) -> pd.DataFrame:
+def reflection(true: Mapping[int, Tensor], students: Mapping[str, ModelPair], texts: Sequence[Text]) -> pd.DataFrame:
     """Alignment of each student's logit shift with the vector's.
 
     Returns:

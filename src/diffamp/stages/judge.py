@@ -8,6 +8,7 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.judges import Judges
+from diffamp.judges.llm import LLMJudge
 from diffamp.records import read_units
 from diffamp.runtime import setup
 
@@ -22,7 +23,10 @@ def main(name: str) -> None:
     ]
     out = paths.judged(name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(frames, ignore_index=True).to_parquet(out, index=False)
+    judged = pd.concat(frames, ignore_index=True)
+    if p.judge.endpoint is not None:
+        judged = LLMJudge(**p.judge.endpoint.model_dump(), cache=paths.llm_cache())(judged)
+    judged.to_parquet(out, index=False)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,16 @@ from pathlib import Path
 import pandas as pd
 
 from diffamp import params, paths
+from diffamp.calibrate import alpha_for
 from diffamp.loading import fingerprint, load_law, load_pair
 from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt, load_prompts
 from diffamp.records import Records
 from diffamp.runtime import setup
 from diffamp.sampling import check_grid, configuration, sample_grid
+
+PILOT = 24
+"""Dev prompts on which an alpha is calibrated."""
 
 
 def sample_under(
@@ -27,22 +31,29 @@ def sample_under(
     alphas: Sequence[float],
     guards: Mapping[str, Sequence[GuardParams]],
     folder: Path,
+    kl_budget: float | None = None,
 ) -> pd.DataFrame:
-    """Samples of the pair `name` under each chain of guards, kept in a folder each, with the column guard."""
+    """Samples of the pair `name` under each chain of guards, kept in a folder each, with the column guard.
+
+    Args:
+        kl_budget: nats per token; adds the alpha that spends them under each guard.
+    """
     grid, pair = p.sampling, load_pair(p, name)
     check_grid(pair, prompts, alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
     weights = fingerprint(p, name)
-    frames = []
+    common = {"max_new_tokens": grid.max_new_tokens, "seed": p.seed, "token_budget": grid.token_budget}
+    asked, frames = list(alphas), []
     for guard, chain in guards.items():
         law = load_law(chain, grid.temperature, pair)
+        alphas = asked
+        if kl_budget is not None:
+            alphas = sorted({*asked, alpha_for(pair, load_prompts("dev", PILOT), kl_budget, law, **common)})
         config = configuration(
             prompts,
             alphas,
             grid.samples,
             law,
-            max_new_tokens=grid.max_new_tokens,
-            token_budget=grid.token_budget,
-            seed=p.seed,
+            **common,
             pair=p.pair(name).model_dump() | {"weights": weights},
         )
         frame = sample_grid(
@@ -50,10 +61,8 @@ def sample_under(
             prompts,
             alphas,
             grid.samples,
-            max_new_tokens=grid.max_new_tokens,
             law=law,
-            seed=p.seed,
-            token_budget=grid.token_budget,
+            **common,
             records=Records(folder / guard, config, discard_stale=True),
             desc=f"{name}, guard {guard}",
         )
@@ -65,7 +74,7 @@ def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
     prompts = load_prompts("test", p.sampling.prompts)
-    sample_under(p, name, prompts, p.sampling.alphas, p.sampling.guards, paths.samples(name))
+    sample_under(p, name, prompts, p.sampling.alphas, p.sampling.guards, paths.samples(name), p.sampling.kl_budget)
 
 
 if __name__ == "__main__":

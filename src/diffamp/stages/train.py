@@ -41,7 +41,7 @@ def main(name: str) -> None:
     train_adapter(
         load_model(base, p.base.precision, trainable=True),
         tokenizer,
-        answers,
+        list(zip(answers.prompt, answers.tokens, strict=True)),
         paths.organism(name),
         rank=tuning.rank,
         lora_alpha=tuning.lora_alpha,

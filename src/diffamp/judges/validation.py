@@ -1,0 +1,68 @@
+"""What the judges are worth, on labelled outputs that they were not fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
+
+from diffamp.judges import Judges, load_labels
+from diffamp.judges.coherence import MEASURES
+
+
+def validate(judges: Judges) -> pd.DataFrame:
+    """Each judge against the labels: n, positives, accuracy, sensitivity, specificity, kappa, AUC.
+
+    AUC is given where a judge has a score of its own. A refusal is one that was labelled so in sensible text.
+    """
+    labels, judged = _unseen(judges)
+    refused = labels.refusal & ~labels.nonsense
+    rows = [
+        agreement_row("nonsense", labels.nonsense, judged.nonsense, judged.p_nonsense),
+        agreement_row("refusal, classifier", refused, judged.refusal),
+        agreement_row("refusal, list", refused, judged.refusal_by_list),
+    ]
+    return pd.DataFrame(rows).set_index("judge")
+
+
+def measure_aucs(judges: Judges) -> pd.DataFrame:
+    """How well each cheap measure alone tells nonsense from sense (AUC; 0.5 is chance)."""
+    labels, judged = _unseen(judges)
+    aucs = {name: roc_auc_score(labels.nonsense, judged[name]) for name in MEASURES}
+    # a measure that falls with nonsense tells it apart just as well
+    return pd.DataFrame({"auc": {name: max(auc, 1 - auc) for name, auc in aucs.items()}})
+
+
+def validation_scores(judges: Judges) -> pd.DataFrame:
+    """Score and label of every output for the two judges that have a score: columns judge, score, truth.
+
+    The refusal classifier is shown on text that was labelled sensible; nonsense is the other judge's business.
+    """
+    labels, judged = _unseen(judges)
+    sensible = ~labels.nonsense
+    parts = {"nonsense": (judged.p_nonsense, labels.nonsense)}
+    parts["refusal"] = (judged.p_refusal[sensible], labels.refusal[sensible])
+    return pd.concat(
+        pd.DataFrame({"judge": name, "score": score, "truth": truth}) for name, (score, truth) in parts.items()
+    ).reset_index(drop=True)
+
+
+def _unseen(judges: Judges) -> tuple[pd.DataFrame, pd.DataFrame]:
+    labels = load_labels()
+    labels = labels[labels.split == "validate"].reset_index(drop=True)
+    return labels, judges(labels[["text", "logp_before"]])
+
+
+def agreement_row(name: str, truth: pd.Series, verdict: pd.Series, score: pd.Series | None = None) -> dict[str, object]:
+    """One judge's row of `validate`."""
+    (tn, fp), (fn, tp) = confusion_matrix(truth, verdict, labels=[False, True])
+    return {
+        "judge": name,
+        "n": len(truth),
+        "positives": int(truth.sum()),
+        "accuracy": (tp + tn) / len(truth),
+        "sensitivity": tp / max(tp + fn, 1),
+        "specificity": tn / max(tn + fp, 1),
+        "kappa": cohen_kappa_score(truth, verdict),
+        "auc": roc_auc_score(truth, score) if score is not None else np.nan,
+    }

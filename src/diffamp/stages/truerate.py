@@ -1,0 +1,141 @@
+"""Estimates of a known rate from amplified samples, repeated and compared with plain counting.
+
+`python -m diffamp.stages.truerate`. The after-model is the base with a small dose of the artificial vector, the event
+an opening that the organism was heard to refuse with on dev prompts. Its rate is exact (`diffamp.events`), so that
+bias and coverage are what they are, up to the number of replicates. Every choice (dose, alpha) is made on dev prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from diffamp import params, paths
+from diffamp.events import TextEvent, Trie, openings, outcome_log_probs
+from diffamp.judges.refusal import declines
+from diffamp.law import Law
+from diffamp.loading import load_vector, steered_pair
+from diffamp.mixture import Mixture, sample_mixture, sample_ratios
+from diffamp.pairs import ModelPair
+from diffamp.params import Params
+from diffamp.prompts import Prompt, encode, load_prompts
+from diffamp.rateruns import leaves, listening_alpha, methods, power, proposal_alpha, sweep
+from diffamp.ratesim import Outcomes
+from diffamp.runtime import setup
+from diffamp.truerate import Moments, effective_samples, estimate, plain
+
+LONGEST = 8
+"""Tokens within which an opening must decline."""
+CHECKED, CONTINUED = 12, 16
+"""Real answers to every prompt, and their tokens: to see that the sampler draws what the exact laws say, and what
+weights become when they go on behind the deciding prefix."""
+
+
+def main() -> None:
+    p = params.load()
+    setup(p.seed, p.threads)
+    t = p.true_rate
+    dev, test = load_prompts("dev", t.dev_prompts), load_prompts("test", t.test_prompts)
+    law, alphas = Law(temperature=p.sampling.temperature), (0.0, *(a for a in t.alphas if a != 0))
+    trie, rates = None, {}
+    for dose in t.doses:
+        pair = dosed(p, dose)
+        trie = trie or refusals(pair)
+        rates[dose] = float(np.exp(outcome_log_probs(pair, dev, trie, [0.0], law))[:, trie.hits].sum(1).mean())
+    assert trie is not None  # params.py asks for at least one dose
+    tables: list[pd.DataFrame] = []
+    chosen = {target: nearest(rates, target) for target in sorted(t.rates, reverse=True)}
+    for number, (target, dose) in enumerate(chosen.items()):
+        pair, generator = dosed(p, dose), np.random.default_rng([p.seed, number])
+        on_dev, on_test = (
+            Outcomes(trie, alphas, outcome_log_probs(pair, prompts, trie, alphas, law), prompt_tokens(pair, prompts))
+            for prompts in (dev, test)
+        )
+        alpha = proposal_alpha(on_dev, t.defensive_share)
+        frames = {
+            "methods": methods(
+                on_dev, on_test, alpha, listening_alpha(on_dev, t.budget), t.defensive_share, t.budget, t.replicates,
+                generator,
+            ),
+            "sweep": sweep(on_test, t.defensive_share),
+            "leaves": leaves(on_test, Mixture.defensive(alpha, t.defensive_share, 1000)),
+            "power": power(on_test, t.replicates, generator),
+        }  # fmt: skip
+        if number == 0:  # the commonest, so that a few real answers hold hits
+            frames["truncation"] = truncation(pair, test, on_test, alpha, t.defensive_share, law, p.seed)
+        rate = {"target": target, "dose": dose, "true": on_test.rate(), "dev_rate": rates[dose], "alpha": alpha}
+        tables += [frame.assign(table=name, **rate) for name, frame in frames.items()]
+    paths.true_rate().parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(tables, ignore_index=True).to_parquet(paths.true_rate(), index=False)
+
+
+def dosed(p: Params, dose: float) -> ModelPair:
+    layer, vector = load_vector(paths.vector() / "vector.safetensors")
+    return steered_pair(paths.model(p.base.model), layer, vector * dose, p.base.precision)
+
+
+def refusals(pair: ModelPair) -> Trie:
+    """How the organism's teacher opened its refusals on dev prompts, at any dose (`diffamp.stages.vector`)."""
+    answers = pd.read_parquet(paths.vector() / "responses.parquet", columns=["split", "tokens"])
+    event = TextEvent(declines, pair.tokenizer, LONGEST, pair.end_tokens)
+    return openings(event, answers[answers.split == "dev"].tokens.tolist())
+
+
+def nearest(rates: dict[float, float], target: float) -> float:
+    """The dose whose rate is the smallest factor away from the target.
+
+    Raises:
+        ValueError: it is off by more than a factor of 3.
+    """
+    dose = min(rates, key=lambda d: abs(np.log(max(rates[d], 1e-300) / target)))
+    if not target / 3 <= rates[dose] <= target * 3:
+        found = ", ".join(f"{d:g}: {r:.2g}" for d, r in rates.items())
+        raise ValueError(
+            f"no dose gives a rate near {target:g} (dose: rate on dev prompts {found}); change true_rate.doses"
+        )
+    return dose
+
+
+def prompt_tokens(pair: ModelPair, prompts: Sequence[Prompt]) -> int:
+    return sum(len(encode(pair.tokenizer, prompt)) for prompt in prompts)
+
+
+def truncation(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    outcomes: Outcomes,
+    alpha: float,
+    share: float,
+    law: Law,
+    seed: int,
+) -> pd.DataFrame:
+    """Real answers from the mixture: the rate, and what weights are worth up to how many tokens behind the decision.
+
+    Returns:
+        One row per extra number of tokens (`beyond`): rate, low, high, exact_z (the distance from the exact rate in
+        standard errors), worth (effective samples per sample) and variance.
+    """
+    mixture = Mixture.defensive(alpha, share, CHECKED)
+    endless = TextEvent(lambda _: False, pair.tokenizer, CONTINUED, pair.end_tokens)
+    samples = sample_mixture(pair, prompts, endless, mixture, law=law, seed=seed)
+    decided = [outcomes.trie.decide(tokens) for tokens in samples.tokens]
+    hit = [verdict is True for verdict, _ in decided]
+    stratum = samples.groupby(["prompt_id", "alpha"]).ngroup()
+    rows = []
+    for beyond in (0, 1, 2, 4, 8, CONTINUED):
+        ratios = sample_ratios(samples, mixture, [length + beyond for _, length in decided])
+        m = Moments.of(stratum, hit, ratios, mixture.bound)
+        rate, variance = plain(m)
+        found = estimate(stratum, hit, ratios, mixture.bound, by=plain)
+        rows.append({
+            "beyond": beyond, "rate": found.rate, "low": found.low, "high": found.high, "variance": float(variance),
+            "exact_z": float((rate - outcomes.rate()) / np.sqrt(variance)),
+            "worth": float(effective_samples(m)) / m.samples, "n": len(samples), "hits": found.hits,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()
