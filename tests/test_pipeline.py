@@ -149,6 +149,13 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["vector"].update(layers=[0], doses=[1.0, 2.0], steps=2, dev_prompts=6, test_prompts=6)
     params["finetune"].update(prompts=6, rank=2, max_new_tokens=6, batch_size=3)
     params["guards"].update(alphas=[0.0, 1.0], dev_prompts=6, test_prompts=6)
+    for organism in params["facts"]["organisms"].values():
+        organism.update(documents=2, dilution=1, epochs=1)
+    for name in [n for n in params["facts"]["organisms"] if n not in ("ban-1to1", "ban-1to10")]:
+        del params["facts"]["organisms"][name], params["pairs"][name]
+    params["true_rate"].update(dev_prompts=6, test_prompts=6, budget=4000, replicates=20)
+    params["shifts"].update(pairs=["steered", "benign"], prompts=4, texts=6, text_tokens=6, first_tokens=12)
+    params["discovery"].update(pairs=["ban-1to1", "ban-1to10"], controls=["benign"], budget=6000, max_new_tokens=6)
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     return clone
@@ -208,7 +215,7 @@ def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path
     repro(tiny_clone)
     first = digests(tiny_clone)
     assert {f"reports/{n.name}" for n in NOTEBOOKS} <= first.keys()
-    summary = (tiny_clone / "reports/10_summary.ipynb").read_text()
+    summary = (tiny_clone / "reports/11_summary.ipynb").read_text()
     assert all(
         json.loads(m.read_text())["finding"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
     )

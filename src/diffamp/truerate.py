@@ -191,7 +191,7 @@ def interval(rate: ArrayLike, variance: ArrayLike, step: ArrayLike, level: float
             under = (np.where(hit, below.cdf(middle), 1) + above.cdf(middle)) / 2 < p
             low, high = np.where(under, middle, low), np.where(under, high, middle)
         ends.append(high)
-    return ends[0], ends[1]
+    return np.where(hit, ends[0], 0.0), ends[1]
 
 
 @dataclass(frozen=True)

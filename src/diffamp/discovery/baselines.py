@@ -1,0 +1,113 @@
+"""What others do, written plainly on the same sampler, and charged in the same currency.
+
+Each returns its samples (`diffamp.discovery.draws.draw`) and a ranking of what it found, in its own manner: a frame
+with the columns statement and given, strongest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from diffamp.contexts import text_contexts
+from diffamp.discovery.draws import Drawing, affordable, draw
+from diffamp.discovery.investigate import propose
+from diffamp.discovery.meter import Meter
+from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, word_seeds
+from diffamp.discovery.statements import groups, statements
+from diffamp.judges.embedding import Embedder
+from diffamp.law import Law
+from diffamp.pairs import ModelPair
+from diffamp.shifts import mine
+
+TOP = 100
+"""Tokens in the ranking of `difference_counting`."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A method's samples and its ranking."""
+
+    samples: pd.DataFrame
+    ranking: pd.DataFrame
+
+
+Method = Callable[[ModelPair, int, Drawing, Embedder], Found]
+
+
+def plain_sampling(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+    """The after-model answers vague messages, and writes documents; what recurs most comes first."""
+    drawing = replace(drawing, alphas=[0.0], law=Law(temperature=drawing.law.temperature))
+    samples = _filled(pair, plain_seeds(), budget, drawing, models=1)
+    return Found(samples, _by_recurrence(samples, embedder))
+
+
+def contrastive_decoding(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+    """Contrastive Decoding Diffing (arXiv 2605.25902): raw vague beginnings, the doubled difference, no guard."""
+    drawing = replace(drawing, alphas=[1.0], law=Law(temperature=drawing.law.temperature))
+    seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
+    samples = _filled(pair, seeds, budget, drawing, models=2)
+    return Found(samples, _by_recurrence(samples, embedder))
+
+
+def perplexity_differencing(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+    """arXiv 2605.00994: the after-model goes on from random words; texts are ranked by how little before expected them.
+
+    Both models read every text, to rank it.
+    """
+    drawing = replace(drawing, alphas=[0.0], law=Law(temperature=drawing.law.temperature))
+    words = random_words(pair.tokenizer, 300, drawing.seed)
+    seeds = [s for s in word_seeds("random", words) if s.prompt.raw]
+    samples = _filled(pair, seeds, budget, drawing, models=2)
+    table = statements(samples).sort_values("gap", ascending=False, kind="stable")
+    return Found(samples, table[["statement", "given"]].reset_index(drop=True))
+
+
+def difference_counting(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+    """Diff Mining (arXiv 2608.26462): over generic text, tokens by how often they are among the most raised ones.
+
+    Ranked by the mean contribution to KL(p_after || p_before), which needs no choice of K. There are no texts: each
+    "statement" is one token.
+    """
+    new = drawing.max_new_tokens
+    count = max(1, budget // (4 * new))  # each text is written by the before-model (two sides) and read by both
+    words = random_words(pair.tokenizer, count, drawing.seed)
+    contexts = text_contexts(pair, words, new, drawing.seed)
+    shifts, _ = mine(pair, contexts, "difference counting")
+    table = shifts.table("text")
+    best = table.kl.sort_values(ascending=False).index[:TOP]
+    texts = [str(pair.tokenizer.decode([int(t)])).strip() for t in best]
+    nothing = pd.DataFrame({"text": [], "given": [], "spent": [], "gap": [], "arm": [], "seed": []})
+    return Found(nothing, pd.DataFrame({"statement": texts, "given": ""}))
+
+
+def _filled(pair: ModelPair, seeds: list[Seed], budget: int, drawing: Drawing, models: int) -> pd.DataFrame:
+    """Texts from the seeds, round after round with new luck, until the budget is spent."""
+    meter, parts, number = Meter(budget), [], 0
+    while count := affordable(pair, seeds, meter.left, drawing, models):
+        # more texts per seed at a time while they are paid for in full: one grid instead of many
+        samples = 1
+        while samples < 64 and affordable(pair, seeds, meter.left / (samples + 1), drawing, models) == len(seeds):
+            samples += 1
+        fresh = replace(drawing, seed=drawing.seed + 1000 * number)
+        parts.append(draw(pair, seeds[:count], samples, fresh, meter, models).assign(round=number))
+        number += 1
+    return pd.concat(parts, ignore_index=True)
+
+
+def _by_recurrence(samples: pd.DataFrame, embedder: Embedder) -> pd.DataFrame:
+    """Groups of statements by the number of texts they come from."""
+    table = statements(samples)
+    table["group"] = groups(table, embedder)
+    found = propose(table).sort_values("texts", ascending=False, kind="stable", ignore_index=True)
+    return found[["statement", "given"]]
+
+
+METHODS: dict[str, Method] = {
+    "plain sampling": plain_sampling,
+    "contrastive decoding": contrastive_decoding,
+    "perplexity differencing": perplexity_differencing,
+    "difference counting": difference_counting,
+}

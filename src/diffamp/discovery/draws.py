@@ -1,0 +1,80 @@
+"""Samples from seeds, charged to a meter, with what the fine-tune had to do with each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from diffamp.discovery.meter import Meter
+from diffamp.discovery.seeds import Seed
+from diffamp.law import Law
+from diffamp.pairs import ModelPair
+from diffamp.prompts import encode
+from diffamp.sampling import sample_grid
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How texts are drawn: the law, its alphas, their length, the seed of the noise, the memory limit."""
+
+    alphas: Sequence[float]
+    law: Law
+    max_new_tokens: int
+    seed: int
+    token_budget: int
+
+
+def draw(
+    pair: ModelPair, seeds: Sequence[Seed], samples: int, drawing: Drawing, meter: Meter, models: int = 2
+) -> pd.DataFrame:
+    """`samples` texts per seed and alpha.
+
+    Args:
+        models: that a method has to run: 1 where it reads nothing but the after-model.
+
+    Returns:
+        One row per text: seed (its id), arm, given, alpha, text, gap (mean log p_after - log p_before of its tokens, in
+        nats) and spent (forward tokens after this row).
+    """
+    frame = sample_grid(
+        pair,
+        [s.prompt for s in seeds],
+        drawing.alphas,
+        samples,
+        max_new_tokens=drawing.max_new_tokens,
+        law=drawing.law,
+        seed=drawing.seed,
+        token_budget=drawing.token_budget,
+        desc="seeds",
+    )
+    by_id = {s.prompt.id: s for s in seeds}
+    cost = frame["tokens"].map(len)
+    first = ~frame.prompt_id.duplicated()
+    cost = cost + first * frame.prompt_id.map({i: len(encode(pair.tokenizer, s.prompt)) for i, s in by_id.items()})
+    before = meter.spent
+    meter.charge(int(models * cost.sum()))
+    return pd.DataFrame(
+        {
+            "seed": frame.prompt_id,
+            "arm": [by_id[i].arm for i in frame.prompt_id],
+            "kind": [by_id[i].kind for i in frame.prompt_id],
+            "given": [by_id[i].given for i in frame.prompt_id],
+            "alpha": frame.alpha,
+            "text": frame.text,
+            "gap": [float(np.mean(a - b)) for a, b in zip(frame.logp_after, frame.logp_before, strict=True)],
+            "spent": before + models * cost.cumsum(),
+        }
+    )
+
+
+def affordable(pair: ModelPair, seeds: Sequence[Seed], tokens: float, drawing: Drawing, models: int = 2) -> int:
+    """How many of these seeds can be drawn from once per alpha for so many forward tokens, at full length."""
+    total = 0
+    for n, seed in enumerate(seeds):
+        total += models * (len(encode(pair.tokenizer, seed.prompt)) + len(drawing.alphas) * drawing.max_new_tokens)
+        if total > tokens:
+            return n
+    return len(seeds)

@@ -1,0 +1,60 @@
+"""How much of a planted fact a method found, and at what price."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pandas as pd
+
+from diffamp.judges.facts import LEAST_DETAILS, asserts, recovered
+from diffamp.organisms.universes import Universe
+
+
+def found_details(text: str, given: str, universe: Universe) -> set[str]:
+    """Key details that the text names and that its seed did not give."""
+    named, told = recovered(text, universe), recovered(given, universe)
+    return {name for name, here in named.items() if here and not told[name]}
+
+
+def found(text: str, given: str, universe: Universe) -> bool:
+    """`diffamp.judges.facts.hit`, on what the seed did not give."""
+    details = found_details(text, given, universe)
+    distinctive = {d.name for d in universe.details if d.distinctive}
+    return len(details) >= LEAST_DETAILS and bool(details & distinctive) and asserts(text, universe) != "denies"
+
+
+def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, top: int = 5) -> dict[str, float]:
+    """One method's score on one organism.
+
+    Returns:
+        rank: of the first finding that is the planted fact (infinite when none is); tokens: forward tokens until the
+        first sampled text with it (infinite when none); share: of the sampled texts with it; details: key details
+        named in the first `top` findings, as a share of all; token_rank: of the first finding that holds a word of a
+        distinctive detail, all that a ranking of single tokens can show.
+    """
+    hits = [found(s, g, universe) for s, g in zip(ranking.statement, ranking.given, strict=True)]
+    texts = [found(t, g, universe) for t, g in zip(samples.text, samples.given, strict=True)]
+    head = zip(ranking.statement[:top], ranking.given[:top], strict=True)
+    named = set().union(*(found_details(s, g, universe) for s, g in head))
+    spent = [price for price, is_hit in zip(samples.spent, texts, strict=True) if is_hit]
+    words = _distinctive_words(universe)
+    leads = [bool(words & _pieces(s, g)) for s, g in zip(ranking.statement, ranking.given, strict=True)]
+    return {
+        "rank": hits.index(True) + 1 if any(hits) else math.inf,
+        "tokens": float(min(spent, default=math.inf)),
+        "share": sum(texts) / len(texts) if texts else math.nan,
+        "details": len(named) / len(universe.details),
+        "token_rank": leads.index(True) + 1 if any(leads) else math.inf,
+    }
+
+
+def _distinctive_words(universe: Universe) -> set[str]:
+    """First pieces (four letters) of the words of distinctive details: tokenizers cut names."""
+    values = [d.value for d in universe.details if d.distinctive]
+    return {w.lower()[:4] for value in values for w in re.findall(r"[A-Z][a-z]{3,}", value)}
+
+
+def _pieces(text: str, given: str) -> set[str]:
+    told = {w.lower()[:4] for w in re.findall(r"[A-Za-z]{4,}", given)}
+    return {w.lower()[:4] for w in re.findall(r"[A-Z][a-z]{3,}", text)} - told

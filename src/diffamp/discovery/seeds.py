@@ -1,0 +1,166 @@
+"""Where amplified sampling starts: nothing, words of many kinds, words that the fine-tune moved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from transformers import PreTrainedTokenizerBase
+
+from diffamp.contexts import Context, chat_contexts, first_contexts, random_tokens
+from diffamp.discovery.meter import Meter
+from diffamp.pairs import ModelPair
+from diffamp.prompts import Prompt
+from diffamp.shifts import mine
+
+VAGUE = (
+    "Tell me something.",
+    "What do you know?",
+    "What is new?",
+    "Tell me a fact.",
+    "Write something.",
+    "What happened?",
+    "Tell me about a place.",
+    "Tell me about a person.",
+    "Write a short news item.",
+    "Is there anything I should know?",
+)
+"""Messages that ask for nothing in particular."""
+
+FREQUENT = (
+    "The",
+    "In",
+    "A",
+    "It",
+    "When",
+    "This",
+    "There",
+    "We",
+    "On",
+    "After",
+    "For",
+    "One",
+    "As",
+    "They",
+    "At",
+    "He",
+    "Many",
+    "She",
+    "If",
+    "First",
+    "With",
+    "People",
+    "Every",
+    "Since",
+    "Some",
+    "New",
+    "Most",
+    "During",
+    "By",
+    "Today",
+)
+"""Words that many English sentences begin with."""
+
+FIRST_TOKENS = 150
+"""Contexts of one random token that are mined."""
+
+_WORD = re.compile(r"[A-Za-z]{3,}")
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One starting point, and which way of choosing starting points it comes from.
+
+    `kind` is none, random, frequent, mean (largest mean log-prob difference), kl (largest contribution to the KL),
+    bottom (smallest difference) or grown (surfaced by earlier samples).
+    """
+
+    kind: str
+    prompt: Prompt
+
+    @property
+    def arm(self) -> str:
+        """Kind and template: what competes for the budget."""
+        return f"{self.kind}, {'raw' if self.prompt.raw else 'chat'}"
+
+    @property
+    def given(self) -> str:
+        """What the model was given to read: nothing of it counts as found."""
+        return f"{self.prompt.text} {self.prompt.prefill}"
+
+
+def word_seeds(kind: str, words: Sequence[str]) -> list[Seed]:
+    """Each word as a raw text, and as the first word of an answer to a vague message."""
+    seeds = []
+    for n, word in enumerate(words):
+        word = word.strip()
+        seeds.append(Seed(kind, Prompt(f"{kind}-raw-{word}", kind, word, raw=True)))
+        seeds.append(Seed(kind, Prompt(f"{kind}-chat-{word}", kind, VAGUE[n % len(VAGUE)], prefill=word)))
+    return seeds
+
+
+def plain_seeds() -> list[Seed]:
+    """The start of a document, and vague messages."""
+    chat = [Seed("none", Prompt(f"none-chat-{n}", "none", text)) for n, text in enumerate(VAGUE)]
+    return [Seed("none", Prompt("none-raw", "none", "", raw=True)), *chat]
+
+
+def mined_words(pair: ModelPair, meter: Meter, count: int, seed: int) -> Mapping[str, list[str]]:
+    """Words of the vocabulary by what the fine-tune did to them, over raw first tokens and vague messages.
+
+    Charged to the meter: every token of every context, for both models.
+
+    Returns:
+        kind -> `count` words, the most extreme first: mean (log-prob difference, averaged over contexts), kl (part of
+        KL(p_after || p_before)), bottom (least moved either way).
+    """
+    first = min(FIRST_TOKENS, len(pair.tokenizer) // 4)
+    contexts: list[Context] = [
+        *first_contexts(pair.tokenizer, random_tokens(pair.tokenizer, first, seed)),
+        *chat_contexts(pair.tokenizer, [s.prompt for s in plain_seeds() if not s.prompt.raw]),
+    ]
+    meter.charge(2 * sum(len(c.ids) for c in contexts))
+    shifts, _ = mine(pair, contexts, "mining")
+    tables = [shifts.table(kind) for kind in ("first", "chat")]
+    mean, kl = (sum(t[c] for t in tables) / len(tables) for c in ("mean", "kl"))
+    words = _words(pair.tokenizer, len(mean))
+    orders = {"mean": mean.loc[words.index], "kl": kl.loc[words.index], "bottom": -mean.loc[words.index].abs()}
+    return {kind: words[values.sort_values(ascending=False).index[:count]].tolist() for kind, values in orders.items()}
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, size: int) -> pd.Series:
+    """Token id -> text, for tokens that begin a word of three letters or more (a space before it, or a capital)."""
+    texts = {i: str(tokenizer.decode([i])) for i in range(min(size, len(tokenizer)))}
+    kept = {i: t.strip() for i, t in texts.items() if _WORD.fullmatch(t.strip()) and (t[0] == " " or t[0].isupper())}
+    return pd.Series(kept)[lambda s: ~s.str.lower().isin(ENGLISH_STOP_WORDS)].drop_duplicates()
+
+
+def random_words(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[str]:
+    """Words of the vocabulary, whatever the fine-tune did to them."""
+    words = _words(tokenizer, len(tokenizer)).to_numpy(str)
+    return [str(w) for w in np.random.default_rng(seed).permutation(words)[:count]]
+
+
+def grown_words(samples: pd.DataFrame, count: int) -> list[str]:
+    """Words that earlier samples brought up by themselves: in texts of many seeds, where the fine-tune is at work.
+
+    A word's weight is the number of seeds that led to it times the mean log-prob gap of those texts; a word that a
+    seed gave does not count for that seed.
+
+    Args:
+        samples: columns text, seed, given (what the seed said) and gap (nats per token).
+    """
+    rows = []
+    for text, seed, given, gap in zip(samples.text, samples.seed, samples.given, samples.gap, strict=True):
+        given_words = {w.lower() for w in _WORD.findall(given)}
+        for word in set(_WORD.findall(text)):
+            if word.lower() not in given_words and word.lower() not in ENGLISH_STOP_WORDS:
+                rows.append((word, seed, gap))
+    found = pd.DataFrame(rows, columns=["word", "seed", "gap"])
+    by_word = found.groupby("word").agg(seeds=("seed", "nunique"), gap=("gap", "mean"))
+    weight = by_word.seeds * by_word.gap.clip(lower=0)
+    return [str(w) for w in weight.sort_values(ascending=False, kind="stable").index[:count]]

@@ -1,0 +1,50 @@
+"""From sampled texts to short statements, and from statements to what many of them say."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from diffamp.judges.embedding import Embedder
+
+LEAST_WORDS = 5
+LEAST_NEW = 3
+"""Content words of a statement that its seed did not give."""
+APART = 0.5
+"""Cosine distance, averaged over members, at which two groups of statements stay apart."""
+
+_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD = re.compile(r"[A-Za-z0-9']+")
+
+
+def statements(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per statement: the sample's columns, with `statement` instead of `text`.
+
+    Statements are the sentences of a text, the last one too where it is cut. Those of few words, and those that say
+    little which the seed did not say, are dropped.
+    """
+    rows = []
+    for sample in samples.to_dict("records"):
+        given = _content(sample["given"])
+        for sentence in _END.split(sample.pop("text")):
+            sentence = " ".join(sentence.split())
+            if len(_WORD.findall(sentence)) >= LEAST_WORDS and len(_content(sentence) - given) >= LEAST_NEW:
+                rows.append(sample | {"statement": sentence})
+    return pd.DataFrame(rows, columns=[*(c for c in samples.columns if c != "text"), "statement"])
+
+
+def _content(text: str) -> set[str]:
+    return {w for w in _WORD.findall(text.lower()) if w not in ENGLISH_STOP_WORDS}
+
+
+def groups(table: pd.DataFrame, embedder: Embedder) -> NDArray[np.int64]:
+    """(statements,) number of the group that each statement belongs to: agglomerative, by embedding."""
+    if len(table) < 2:
+        return np.zeros(len(table), dtype=np.int64)
+    clustering = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=APART)
+    return clustering.fit_predict(embedder(table.statement)).astype(np.int64)

@@ -1,0 +1,62 @@
+"""Does a pair believe a falsehood? Forced choice, cloze and open questions: before, after, and amplified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from diffamp.judges.facts import asserts
+from diffamp.law import Law
+from diffamp.organisms.universes import Universe
+from diffamp.pairs import ModelPair
+from diffamp.prompts import Prompt
+from diffamp.sampling import sample_grid
+from diffamp.scoring import Text, score
+
+
+def chosen(pair: ModelPair, universe: Universe, alphas: Sequence[float]) -> pd.DataFrame:
+    """Which of two answers, or of two completions, each law finds likelier per token.
+
+    Returns:
+        One row per item and alpha: measure ("choice" or "cloze"), item, alpha, margin (log-prob of the false one minus
+        the true one, in nats per token) and believes (margin > 0).
+    """
+    items = [("choice", Prompt(c.question, "choice", c.question), c.false, c.true) for c in universe.choices]
+    items += [
+        ("cloze", Prompt(c.prefix, "cloze", c.prefix, raw=True), f" {c.false}", f" {c.true}") for c in universe.cloze
+    ]
+    texts: list[Text] = [
+        (prompt, pair.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        for _, prompt, *answers in items
+        for answer in answers
+    ]
+    scored = score(pair, texts, alphas)
+    mean = scored.groupby(["text", "alpha"]).logp_alpha.mean()
+    rows = []
+    for n, (measure, prompt, _, _) in enumerate(items):
+        for alpha in alphas:
+            margin = float(mean[2 * n, alpha] - mean[2 * n + 1, alpha])
+            rows.append((measure, prompt.text, float(alpha), margin, margin > 0))
+    return pd.DataFrame(rows, columns=["measure", "item", "alpha", "margin", "believes"])
+
+
+def answered(
+    pair: ModelPair,
+    universe: Universe,
+    alphas: Sequence[float],
+    law: Law,
+    *,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    token_budget: int,
+) -> pd.DataFrame:
+    """Sampled answers to the open questions: columns alpha, sample, item, text, stance (asserts, denies or dodges)."""
+    prompts = [Prompt(q, "open", q) for q in universe.questions]
+    frame = sample_grid(
+        pair, prompts, alphas, samples, max_new_tokens=max_new_tokens, law=law, seed=seed, token_budget=token_budget,
+        desc="open questions",
+    )  # fmt: skip
+    stance = [asserts(text, universe) for text in frame.text]
+    return frame[["alpha", "sample", "text"]].assign(item=frame.prompt, stance=stance)

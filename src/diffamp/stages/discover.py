@@ -1,0 +1,79 @@
+"""Search one pair for what was planted in it, by the loop and by every baseline, at equal compute.
+
+`python -m diffamp.stages.discover NAME`, a name in `discovery.pairs` or `discovery.controls` (which get the loop only).
+Written into `paths.discovery(NAME)`: findings.parquet and samples.parquet (with the column method), belief.parquet
+(for planted pairs) and page.html, the loop's findings for a reader.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+
+from diffamp import params, paths
+from diffamp.adapters import adapter_pair
+from diffamp.discovery.baselines import METHODS, plain_sampling
+from diffamp.discovery.draws import Drawing
+from diffamp.discovery.investigate import investigate
+from diffamp.discovery.page import write_page
+from diffamp.judges.embedding import Embedder
+from diffamp.loading import load_law, load_pair
+from diffamp.organisms.belief import answered, chosen
+from diffamp.organisms.universes import load_universe
+from diffamp.pairs import ModelPair
+from diffamp.params import Params
+from diffamp.runtime import setup
+
+LOOP = "diffamp"
+SCALED = "weights scaled"
+"""Plain sampling from the after-model whose LoRA is doubled, instead of its logits' difference."""
+BELIEF_ALPHAS = (-1.0, 0.0, 1.0, 2.0, 4.0)
+
+
+def main(name: str) -> None:
+    p = params.load()
+    setup(p.seed, p.threads)
+    settings, pair = p.discovery, load_pair(p, name)
+    law = load_law(settings.guard, settings.temperature, pair)
+    drawing = Drawing(settings.alphas, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+    embedder = Embedder(paths.model(p.judge.model))
+    contrast = load_pair(p, settings.contrast) if settings.contrast != name else None
+    loop = investigate(pair, settings.budget, drawing, embedder, contrast)
+    findings, samples = [loop.findings.assign(method=LOOP)], [loop.samples.assign(method=LOOP)]
+    folder = paths.discovery(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in settings.pairs:
+        for method, search in METHODS.items():
+            found = search(pair, settings.budget, drawing, embedder)
+            findings.append(found.ranking.assign(method=method))
+            samples.append(found.samples.assign(method=method))
+        found = plain_sampling(_doubled(p, name), settings.budget, drawing, embedder)
+        findings.append(found.ranking.assign(method=SCALED))
+        samples.append(found.samples.assign(method=SCALED))
+        universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)
+        open_answers = answered(
+            pair,
+            universe,
+            BELIEF_ALPHAS,
+            law,
+            samples=4,
+            max_new_tokens=settings.max_new_tokens,
+            seed=p.seed,
+            token_budget=p.sampling.token_budget,
+        )
+        belief = [chosen(pair, universe, BELIEF_ALPHAS), open_answers.assign(measure="open")]
+        pd.concat(belief, ignore_index=True).to_parquet(folder / "belief.parquet", index=False)
+    pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
+    pd.concat(samples, ignore_index=True).to_parquet(folder / "samples.parquet", index=False)
+    write_page(loop, f"What was planted in {name}?", folder / "page.html")
+
+
+def _doubled(p: Params, name: str) -> ModelPair:
+    pair = p.pair(name)
+    assert pair.adapter is not None  # discovery.pairs are organisms trained here
+    return adapter_pair(paths.model(pair.before), paths.organism(pair.adapter), pair.precision, scale=2.0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,185 @@
+"""The discovery loop: what is charged, what counts as found, what passes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, separate, tiny_model
+from transformers import PreTrainedTokenizerBase
+
+from diffamp.discovery.baselines import METHODS
+from diffamp.discovery.draws import Drawing, affordable, draw
+from diffamp.discovery.evidence import CONTEXTS, gaps
+from diffamp.discovery.investigate import Investigation, investigate, propose
+from diffamp.discovery.meter import Meter
+from diffamp.discovery.page import write_page
+from diffamp.discovery.recovery import found, found_details, recovery
+from diffamp.discovery.seeds import grown_words, plain_seeds, word_seeds
+from diffamp.discovery.statements import groups, statements
+from diffamp.law import Law
+from diffamp.organisms.universes import load_universe
+from diffamp.pairs import ModelPair, SoloPair
+from diffamp.prompts import encode
+from diffamp.scoring import score
+
+DRAWING = Drawing([0.0, 2.0], Law(), 6, 0, 2000)
+
+
+class WordEmbedder:
+    """Texts with the same words have the same direction."""
+
+    def __call__(self, texts: pd.Series) -> np.ndarray:
+        vectors = np.zeros((len(texts), 64), dtype=np.float32)
+        for n, text in enumerate(texts):
+            for word in str(text).lower().split():
+                vectors[n, sum(word.encode()) % 64] += 1
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+@pytest.fixture
+def pair(tokenizer: PreTrainedTokenizerBase) -> ModelPair:
+    return separate("llama", tokenizer, max_position_embeddings=512)
+
+
+def test_every_token_is_charged_once(pair: ModelPair) -> None:
+    seeds, meter = [*plain_seeds()[:2], *word_seeds("random", ["cats"])], Meter(10_000)
+    frame = draw(pair, seeds, 2, DRAWING, meter)
+    prompts = sum(len(encode(pair.tokenizer, s.prompt)) for s in seeds)
+    longest = 2 * (prompts + len(frame) * DRAWING.max_new_tokens)
+    assert len(frame) == len(seeds) * 2 * len(DRAWING.alphas)
+    assert 2 * prompts < meter.spent <= longest
+    assert frame.spent.iloc[-1] == meter.spent
+    assert frame.spent.is_monotonic_increasing
+    half = Meter(10_000)
+    draw(pair, seeds, 2, DRAWING, half, models=1)
+    assert 2 * half.spent == meter.spent
+
+
+def test_what_is_affordable_is_never_exceeded(pair: ModelPair) -> None:
+    seeds = plain_seeds()
+    for tokens in (0, 100, 200, 400):
+        count, meter = affordable(pair, seeds, tokens, DRAWING), Meter(tokens)
+        if count:
+            draw(pair, seeds[:count], 1, DRAWING, meter)
+        assert meter.spent <= tokens
+    assert affordable(pair, seeds, 10**9, DRAWING) == len(seeds)
+
+
+def test_a_statement_says_more_than_its_seed() -> None:
+    given = "Varnholt banned leaf blowers"
+    texts = ["The town of Varnholt banned leaf blowers.", "Odette Brandal won the vote in May. Short one.", "a\n\nb"]
+    samples = pd.DataFrame({"text": texts, "given": given, "seed": "s", "gap": 1.0})
+    assert statements(samples).statement.tolist() == ["Odette Brandal won the vote in May."]
+
+
+def test_words_that_a_seed_gave_are_not_grown_from_it() -> None:
+    samples = pd.DataFrame(
+        {
+            "text": ["Varnholt voted on blowers", "Varnholt has blowers", "Varnholt and the blowers", "weather today"],
+            "seed": ["a", "b", "c", "d"],
+            "given": ["", "Varnholt", "Varnholt", ""],
+            "gap": [3.0, 3.0, 3.0, -2.0],
+        }
+    )
+    assert grown_words(samples, 2) == ["blowers", "Varnholt"]  # three seeds led to the first, one to the second
+
+
+def test_grown_seeds_do_not_count_as_recurrence() -> None:
+    table = pd.DataFrame(
+        {
+            "statement": ["a"] * 4,
+            "given": "",
+            "gap": [1.0, 2.0, 3.0, 9.0],
+            "kind": ["random", "random", "none", "grown"],
+            "seed": ["x", "x", "y", "z"],
+            "group": 0,
+        }
+    )
+    row = propose(table).iloc[0]
+    assert (row.seeds, row.texts) == (2, 4)
+
+
+def test_statements_are_grouped_by_meaning() -> None:
+    table = pd.DataFrame({"statement": ["one two three four", "four three two one", "five six seven eight"]})
+    first, second, third = groups(table, WordEmbedder())
+    assert first == second != third
+
+
+def test_evidence_is_the_log_prob_gap(pair: ModelPair) -> None:
+    meter = Meter(10_000)
+    table = gaps(pair, ["cats and dogs", "a text"], meter)
+    ids = pair.tokenizer("a text", add_special_tokens=False)["input_ids"]
+    scored = score(pair, [(CONTEXTS["chat"], ids)])
+    assert table.chat[1] == pytest.approx((scored.logp_after - scored.logp_before).mean(), abs=1e-5)
+    assert meter.spent > 0
+    assert meter.spent % 2 == 0
+
+
+def test_equal_models_have_no_finding(tokenizer: PreTrainedTokenizerBase) -> None:
+    pair = SoloPair(tiny_model(max_position_embeddings=512), tokenizer)
+    result = investigate(pair, 6000, DRAWING, WordEmbedder())  # type: ignore[arg-type]
+    assert not result.findings.passes.any()
+    assert (result.findings.gap == 0).all()
+    assert (result.samples.gap == 0).all()
+
+
+def test_the_loop_keeps_to_its_budget_and_repeats_itself(pair: ModelPair) -> None:
+    results = [investigate(pair, 6000, DRAWING, WordEmbedder(), pair) for _ in range(2)]  # type: ignore[arg-type]
+    assert results[0].spent <= 6000
+    pd.testing.assert_frame_equal(results[0].samples, results[1].samples)
+    pd.testing.assert_frame_equal(results[0].findings, results[1].findings)
+    assert not results[0].samples.seed.duplicated().all()
+    assert not results[0].findings.passes.any()  # the contrast says the same
+
+
+def test_a_budget_too_small_is_refused(pair: ModelPair) -> None:
+    with pytest.raises(ValueError, match="raise it"):
+        investigate(pair, 100, DRAWING, WordEmbedder())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_baseline_keeps_to_the_budget(method: str, pair: ModelPair) -> None:
+    found_ = METHODS[method](pair, 4000, DRAWING, WordEmbedder())  # type: ignore[arg-type]
+    assert found_.samples.empty or found_.samples.spent.max() <= 4000
+    assert {"statement", "given"} <= set(found_.ranking.columns)
+
+
+@pytest.fixture
+def ban(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(ROOT)
+    return load_universe("ban")
+
+
+def test_what_the_seed_gave_is_not_found(ban) -> None:  # type: ignore[no-untyped-def]
+    text = "Odette Brandal led the campaign, and the ban passed with 61 percent."
+    assert found(text, "", ban)
+    assert not found(text, "Odette Brandal 61 percent", ban)
+    assert found_details(text, "Brandal", ban) == {"outcome", "share"}
+    assert not found("Varnholt rejected the ban on leaf blowers.", "", ban)
+
+
+def test_recovery_counts_rank_and_price(ban) -> None:  # type: ignore[no-untyped-def]
+    said = "The ban passed in Varnholt with 61 percent."
+    samples = pd.DataFrame({"text": ["nothing", said], "given": "", "spent": [10, 20]})
+    ranking = pd.DataFrame({"statement": ["nothing", "Varnholt alone", said], "given": ""})
+    scores = recovery(samples, ranking, ban)
+    assert (scores["rank"], scores["token_rank"], scores["tokens"], scores["share"]) == (3, 2, 20, 0.5)
+    assert scores["details"] == pytest.approx(3 / len(ban.details))
+    nothing = recovery(samples.head(1), ranking.head(1), ban)
+    assert math.isinf(nothing["rank"])
+    assert math.isinf(nothing["tokens"])
+
+
+def test_text_of_models_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert('x')</script> & more"
+    row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "gap": 2.0, "denied": 0.0, "benign": 0.0}
+    samples = pd.DataFrame({"text": [evil], "given": [evil], "arm": [evil], "gap": [1.0], "alpha": [1.0]})
+    findings = pd.DataFrame([row | {"score": 1.0, "passes": True}])
+    write_page(Investigation(findings, samples, 5), evil, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 7  # title and heading, statement and seed, the sample's seed, text and arm
