@@ -1,6 +1,6 @@
 # `make repro` and `make test` set their environment up by themselves; python 3.11+ and git are all they ask for.
 .DEFAULT_GOAL := help
-.PHONY: help repro test bench fresh lab data env clean
+.PHONY: help repro test bench check-pair fresh lab data env clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: data ## run what changed of the pipeline: models, training, sampling, notebooks -> reports/
 	$(BIN)/dvc repro
@@ -32,6 +32,10 @@ test: data ## linters, types and every test
 
 bench: data ## time the engine beside what users write today -> benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+check-pair: data ## the cheap questions about a pair of params.yaml before a long run: make check-pair PAIR=steered
+	@test -n "$(PAIR)" || { echo "name a pair of params.yaml: make check-pair PAIR=steered"; exit 1; }
+	$(BIN)/python -m diffamp.check $(PAIR)
 
 fresh: data ## fail when reports/ are older than the code, parameters or data that make them
 	$(BIN)/python -m diffamp.fresh

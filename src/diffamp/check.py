@@ -1,0 +1,126 @@
+"""The cheap questions about a pair, before a long run: `make check-pair PAIR=name` (`python -m diffamp.check name`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from diffamp import params, paths
+from diffamp.checkpoints import PairError, device, load_tokenizer
+from diffamp.loading import load_pair
+from diffamp.params import PairParams, Params, ParamsError
+from diffamp.prompts import DataError, encode, load_prompts
+from diffamp.runtime import setup
+from diffamp.sampling import sample_grid
+
+BYTES = {"bf16": 2.0, "fp32": 4.0, "nf4": 0.6}
+"""Per parameter on a GPU; the embeddings of an NF4 model stay in bf16, which 0.6 allows for."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question and how it came out."""
+
+    question: str
+    good: bool
+    words: str
+
+
+def check(p: Params, name: str) -> Iterator[Answer]:
+    """Sources, architecture, vocabulary, template, memory, and one step: each as soon as it is known.
+
+    Stops at the first answer without which the next question makes no sense.
+    """
+    pair = p.pair(name)
+    folders = [paths.model(m) for m in (pair.before, pair.after) if m]
+    adapter = None
+    if pair.adapter:
+        adapter = paths.organism(pair.adapter) if p.trains(pair.adapter) else paths.model(pair.adapter)
+    absent = [f for f in folders if not (f / "config.json").is_file()]
+    absent += [adapter] if adapter and not (adapter / "adapter_config.json").is_file() else []
+    vector = paths.find_root() / pair.steering.file if pair.steering else None
+    absent += [vector] if vector and not vector.is_file() else []
+    names = ", ".join(str(f.relative_to(paths.find_root())) for f in absent if f)
+    yield Answer("sources", not absent, f"not made yet: dvc repro {names}" if absent else "all there")
+    if absent:
+        return
+    yield _architecture(folders[-1])
+    tokenizers = [load_tokenizer(f) for f in folders]
+    if len(folders) == 2:
+        first, second = (set(t.get_vocab().items()) for t in tokenizers)
+        share = len(first & second) / max(len(first), len(second))
+        yield Answer("vocabulary", share == 1, f"{share:.1%} of the tokens have one id in both models")
+        if share < 1:
+            return
+    shown = tokenizers[-1].decode(encode(tokenizers[-1], "Hello?"))
+    kind = "chat template" if tokenizers[-1].chat_template else "no chat template, prompts are raw text"
+    yield Answer("template", True, f"{kind}: {shown!r}")
+    yield _memory(p, pair, folders)
+    setup(p.seed, p.threads)
+    prompt = load_prompts("dev", 1)
+    frame = sample_grid(load_pair(p, name), prompt, [-1.0, 0.0, 1.0], 1, max_new_tokens=8, token_budget=1024)
+    nats = [float(k.mean()) for k in frame.kl_alpha_after]
+    said = "; ".join(f"alpha {a:g}: {t!r}" for a, t in zip(frame.alpha, frame.text, strict=True))
+    yield Answer("one step", True, f"{prompt[0].text!r} -> {said}; {nats[-1]:.2f} nats per token at alpha 1")
+    yield Answer("difference", max(nats) > 0, "the models differ" if max(nats) > 0 else "before and after are equal")
+
+
+def _architecture(folder: Path) -> Answer:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return Answer("architecture", False, f"{config.model_type} is no causal language model that transformers knows")
+    layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
+    shared = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    words = "sampler and generate" if shared else "generate only: some layers keep other states than keys and values"
+    return Answer("architecture", shared, f"{config.model_type}: {words}")
+
+
+def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
+    """Weights and cache of a full batch against what is free; an estimate from the files' headers."""
+    on_cpu = device().type == "cpu"
+    # on a CPU NF4 values are held as bf16, and bf16 twice (oneDNN's layout)
+    each = {"bf16": 4.0, "fp32": 4.0, "nf4": 4.0}[pair.precision] if on_cpu else BYTES[pair.precision]
+    weights = each * sum(_parameters(f) for f in folders)
+    config = AutoConfig.from_pretrained(folders[-1], local_files_only=True).get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # keys and values, before and after, of the batch and of the prompts beside it
+    cache = 2 * 2 * 2 * config.num_hidden_layers * heads * width * p.sampling.token_budget * (4 if on_cpu else 2)
+    free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info()[0]
+    words = f"weights {weights / GIB:.1f} + cache {cache / GIB:.1f} of {free / GIB:.1f} GiB free on the {device().type}"
+    return Answer("memory", weights + cache < free, words)
+
+
+def _parameters(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            total += sum(torch.Size(tensors.get_slice(k).get_shape()).numel() for k in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def main(name: str) -> int:
+    """Print the answers; the exit status is 1 where one of them is bad."""
+    good = True
+    try:
+        for answer in check(params.load(), name):
+            print(f"{'ok ' if answer.good else 'BAD'}  {answer.question}: {answer.words}", flush=True)
+            good &= answer.good
+    except (ParamsError, PairError, DataError) as error:
+        print(f"BAD  {error}")
+        good = False
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
