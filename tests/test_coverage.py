@@ -17,7 +17,7 @@ from scipy.stats import binom, multinomial
 from diffamp.stats import corrected_rate, means, paired_difference, rates, ratios
 
 RATES = [(0.02, 0.05), (0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6)]
-RUNS = 600
+RUNS = 500
 
 
 def covered(low: NDArray, high: NDArray, truth: float) -> float:
@@ -107,10 +107,10 @@ def test_paired_differences_of_rare_changes_are_not_too_sure() -> None:
     assert pair(60, 60, 0)[0] == -1
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.05, 0.15), (0.18, 0.48), (0.5, 0.58)])
+@pytest.mark.parametrize(("a", "b"), [(0.05, 0.15), (0.18, 0.48)])
 def test_paired_differences_of_several_samples(a: float, b: float) -> None:
     generator, found = np.random.default_rng(0), []
-    for _ in range(400):
+    for _ in range(300):
         luck = 0.5 * generator.random((1, 60, 3)) + 0.5 * generator.random((1, 60, 1))  # shared by arms and samples
         rank = luck.ravel()
         triangular = np.where(rank < 0.5, 2 * rank**2, 1 - 2 * (1 - rank) ** 2).reshape(luck.shape)  # uniform again
@@ -140,7 +140,7 @@ def test_means(n: int, name: str) -> None:
 def test_ratios(n: int) -> None:
     """Unequal texts, each token's value lognormal around its text's."""
     generator = np.random.default_rng(n)
-    tokens = generator.integers(5, 33, size=(RUNS, n)).astype(float)
+    tokens = generator.integers(5, 33, size=(1000, n)).astype(float)
     total = tokens * (0.1 + 0.2 * generator.lognormal(0, 0.5, size=tokens.shape))
     arm, prompt = (index.ravel() for index in np.indices(tokens.shape))
     frame = pd.DataFrame({"arm": arm, "prompt_id": prompt, "x": total.ravel(), "n": tokens.ravel()})

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, separate, tiny_tokenizer
 
-from diffamp.events import TextEvent, Trie, log_complement, openings, outcome_log_probs
 from diffamp.guards import Plausibility
 from diffamp.law import Law
 from diffamp.prompts import Prompt
 from diffamp.sampling import sample_grid
 from diffamp.scoring import score
+from diffamp.truerate.events import TextEvent, Trie, log_complement, openings, outcome_log_probs
 
 PROMPTS = [Prompt("a", "any", "a text about cats"), Prompt("b", "any", "dogs in the garden, and a cat")]
 TRIE = Trie(((5, 9), (5, 7, 11), (5, 7, 12), (8,), (30, 31, 32, 33)))
@@ -81,7 +81,7 @@ def test_exact_probabilities_are_those_of_teacher_forcing(family: str) -> None:
 def test_long_tries_are_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = separate("llama", tiny_tokenizer())
     whole = outcome_log_probs(pair, PROMPTS, TRIE, ALPHAS, LAW)
-    monkeypatch.setattr("diffamp.events.POSITIONS", 3)
+    monkeypatch.setattr("diffamp.truerate.events.POSITIONS", 3)
     assert outcome_log_probs(pair, PROMPTS, TRIE, ALPHAS, LAW) == pytest.approx(whole, abs=1e-4)
 
 

@@ -10,23 +10,12 @@ import pytest
 from conftest import separate, tiny_tokenizer
 from scipy.stats import chi2
 
-from diffamp.events import TextEvent, Trie, outcome_log_probs
 from diffamp.law import Law
-from diffamp.mixture import Mixture, sample_mixture, sample_ratios
 from diffamp.prompts import Prompt
-from diffamp.rateruns import leaves, listening_alpha, methods, power, proposal_alpha, sweep
-from diffamp.ratesim import (
-    Outcomes,
-    chance_of_a_hit,
-    counting_tokens,
-    expected_mass_heard,
-    heard,
-    inner_nodes,
-    replicate,
-)
 from diffamp.scoring import score
+from diffamp.stages.truerate import nearest
 from diffamp.stats import samples_for_a_hit
-from diffamp.truerate import (
+from diffamp.truerate.estimators import (
     ESTIMATORS,
     Moments,
     balance_ratios,
@@ -37,6 +26,18 @@ from diffamp.truerate import (
     interval,
     largest_step,
     plain,
+)
+from diffamp.truerate.events import TextEvent, Trie, outcome_log_probs
+from diffamp.truerate.mixture import Mixture, sample_mixture, sample_ratios
+from diffamp.truerate.runs import leaves, listening_alpha, methods, power, proposal_alpha, sweep
+from diffamp.truerate.simulation import (
+    Outcomes,
+    chance_of_a_hit,
+    counting_tokens,
+    expected_mass_heard,
+    heard,
+    inner_nodes,
+    replicate,
 )
 
 TRIE = Trie(((5, 9), (5, 7, 11), (5, 7, 12), (8,)))
@@ -269,6 +270,13 @@ def test_methods_are_compared_within_one_budget() -> None:
     single = leaves(o, Mixture.defensive(alpha, 0.2, 1000))
     assert list(single.length) == [2, 3, 3, 1]
     assert (single.variance_ratio > 0).all()
+
+
+def test_the_dose_is_the_one_nearest_by_a_factor() -> None:
+    rates = {0.1: 1e-3, 0.2: 2e-2, 0.4: 0.0}
+    assert nearest(rates, 1e-2) == 0.2
+    with pytest.raises(ValueError, match=r"no dose gives a rate near 0\.3 .*0\.2: 0\.02.*change true_rate\.doses"):
+        nearest(rates, 0.3)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation, spearmanr
+from scipy.stats import t as student
 from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import silhouette_score
 from statsmodels.stats.multitest import multipletests
 
 STRATA = 10
@@ -21,6 +21,9 @@ CONSISTENCY = 0.9
 
 TOP = 50
 
+ALIKE = 0.2
+"""Cosine of two output embeddings, beyond the vocabulary's mean, from which tokens are put into one group."""
+
 
 def pooled(tokens: pd.DataFrame) -> pd.DataFrame:
     """One row per token over all kinds of context, every kind counting the same, however many contexts it has.
@@ -30,8 +33,8 @@ def pooled(tokens: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         token, mean, se, consistency (share of contexts in which the token moves as in the mean, in the kind where that
-        is smallest), kl_share (of the pair's KL(p_after || p_before), signed: the shares of all tokens sum to 1),
-        p_before, p_after, half_0, half_1 and each kind's mean under the kind's name.
+        is smallest), kl_share (of the pair's KL(p_after || p_before): the shares of all tokens sum to 1),
+        p_before, p_after, half_0, half_1 and each kind's mean as mean_KIND.
     """
     kinds = list(tokens.kind.unique())
     wide = tokens.pivot(index="token", columns="kind")
@@ -39,10 +42,10 @@ def pooled(tokens: pd.DataFrame) -> pd.DataFrame:
     table["se"] = np.sqrt(wide["se"].pow(2).sum(axis=1, skipna=False)) / len(kinds)
     same_way = wide["positive"].where(table["mean"] > 0, 1 - wide["positive"], axis=0)
     table["consistency"] = same_way.min(axis=1)
-    total = wide["kl"].sum()
-    table["kl_share"] = (wide["kl"] / total.where(total > 0, 1.0)).mean(axis=1)
+    total = wide["divergence"].sum()
+    table["kl_share"] = (wide["divergence"] / total.where(total > 0, 1.0)).mean(axis=1)
     columns = ["mean", "se", "consistency", "kl_share", "p_before", "p_after", "half_0", "half_1"]
-    return table[columns].join(wide["mean"]).reset_index().rename_axis(columns=None)
+    return table[columns].join(wide["mean"].add_prefix("mean_")).reset_index().rename_axis(columns=None)
 
 
 def prompt_independent(tokens: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
@@ -53,9 +56,10 @@ def prompt_independent(tokens: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame
     fine-tune that sharpens or flattens the distribution moves all rare tokens alike): `excess`. Its scale is
     z = excess / sqrt(se^2 + se_null^2 + 2 tau^2), where tau^2 is the variance between tokens of the stratum in the null
     pair (robust, freed of its own sampling error): a random-effects model of what a fine-tune does to a token for no
-    reason of interest, twice since both pairs have such effects. p is the share of null tokens whose own standardised
-    shift is as large, which assumes no normal tails; Benjamini and Hochberg (1995) over the vocabulary gives q. Where
-    both pairs share their idle effects this errs on the safe side.
+    reason of interest, twice since both pairs have such effects. p is from Student's t fitted to the null tokens' own
+    standardised shifts: tails as heavy as theirs, and resolution beyond 1 / vocabulary, without which a fine-tune that
+    moves fewer than 1 / FDR tokens could never be seen. Benjamini and Hochberg (1995) over the vocabulary gives q.
+    Where both pairs share their idle effects this errs on the safe side.
 
     A token is `independent` when q <= 0.05 and it moves in this direction in at least 90 % of the contexts of *every*
     kind: size against the null, and consistency.
@@ -80,9 +84,11 @@ def prompt_independent(tokens: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame
     tau2 = (spread - table.null_se.pow(2).groupby(stratum).transform("median")).clip(lower=0)
     table["excess"] = _beyond_stratum(table["mean"] - table.null_mean, stratum)
     table["z"] = _ratio(table.excess, table.se.pow(2) + table.null_se.pow(2) + 2 * tau2)
-    idle_z = np.sort(_ratio(idle, table.null_se.pow(2) + tau2).abs())
-    as_large = len(idle_z) - np.searchsorted(idle_z, table.z.abs())
-    table["q"] = multipletests((1 + as_large) / (1 + len(idle_z)), method="fdr_bh")[1]
+    idle_z = _ratio(idle, table.null_se.pow(2) + tau2)
+    # a null that does not move at all (identical weights) leaves sampling error only
+    freedom, _, scale = student.fit(idle_z, floc=0) if idle_z.any() else (np.inf, 0, 1)
+    p = 2 * student.sf(table.z.abs() / scale, freedom)
+    table["q"] = multipletests(p, method="fdr_bh")[1]
     one_way = (table["mean"] > 0) == (table.excess > 0)
     table["independent"] = (table.q <= FDR) & (table.consistency >= CONSISTENCY) & one_way
     return table.sort_values("z", key=lambda z: -z.abs(), ignore_index=True)
@@ -103,7 +109,7 @@ def stability(tokens: pd.DataFrame) -> pd.DataFrame:
     by_kind = {kind: group.set_index("token") for kind, group in tokens.groupby("kind")}
     compared = {f"halves of {kind}": (by_kind[kind].half_0, by_kind[kind].half_1) for kind in kinds}
     compared["halves of all"] = table.half_0, table.half_1
-    compared |= {f"{a} and {b}": (table[a], table[b]) for a, b in combinations(kinds, 2)}
+    compared |= {f"{a} and {b}": (table[f"mean_{a}"], table[f"mean_{b}"]) for a, b in combinations(kinds, 2)}
     rows = []
     for name, (a, b) in compared.items():
         both = set(a.abs().nlargest(TOP).index) & set(b.abs().nlargest(TOP).index)
@@ -111,28 +117,29 @@ def stability(tokens: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["compared", "spearman", "overlap"])
 
 
-def clusters(embeddings: NDArray, most: int = 20) -> NDArray:
-    """Groups of tokens by the cosine between their output embeddings: agglomerative, average linkage.
+def groups(embeddings: NDArray, chosen: NDArray, alike: float = ALIKE) -> NDArray:
+    """Groups of tokens by the cosine between their output embeddings: agglomerative, complete linkage.
 
     Where the output layer is not fine-tuned, d = W (h_after - h_before): tokens with like rows of W move together by
-    construction, so these are the groups that shift together as well.
+    construction, so these are the groups that shift together as well. Rows are taken beyond the vocabulary's mean,
+    which all of them share and which centring removes from the shifts.
 
     Args:
-        embeddings: (tokens, width) rows of the output layer.
-        most: groups at the most; their number is the one with the best silhouette.
+        embeddings: (vocabulary, width) the output layer.
+        chosen: (tokens,) the tokens to be put into groups.
+        alike: cosine that every two tokens of a group have, at least.
 
     Returns:
         (tokens,) group numbers, the largest group first.
     """
-    if len(embeddings) < 3:
-        return np.zeros(len(embeddings), dtype=int)
-    candidates = [
-        AgglomerativeClustering(n, metric="cosine", linkage="average").fit_predict(embeddings)
-        for n in range(2, min(most, len(embeddings) - 1) + 1)
-    ]
-    best = max(candidates, key=lambda labels: silhouette_score(embeddings, labels, metric="cosine"))
-    by_size = np.argsort(-np.bincount(best), kind="stable")
-    return np.argsort(by_size)[best]
+    if len(chosen) < 2:
+        return np.zeros(len(chosen), dtype=int)
+    rows = embeddings[chosen] - embeddings.mean(0)
+    labels = AgglomerativeClustering(
+        n_clusters=None, distance_threshold=1 - alike, metric="cosine", linkage="complete"
+    ).fit_predict(rows)
+    by_size = np.argsort(-np.bincount(labels), kind="stable")
+    return np.argsort(by_size)[labels]
 
 
 def _beyond_stratum(shift: pd.Series, stratum: pd.Series) -> pd.Series:

@@ -32,8 +32,8 @@ ALL = "all"
 """The part of a context that holds all its parts."""
 
 STATISTICS = ("shift", "square", "positive", "kl", "p_before", "p_after")
-"""Summed over contexts for every vocabulary item: the shift, its square, whether it is positive, p_after * Delta log p
-(which sums to KL(p_after || p_before) over the vocabulary), and both probabilities."""
+"""Summed over contexts for every vocabulary item: the shift, its square, whether it is positive, p_after * Delta log p,
+and both probabilities."""
 
 LOGITS = 1 << 26
 """Logits of one side held at a time: 256 MiB in float32, whatever the vocabulary."""
@@ -97,9 +97,16 @@ class TokenShifts:
 
         Returns:
             mean: the shift, in nats, over contexts; se: its standard error (NaN for one context); positive: share of
-            contexts with a positive shift; kl: mean contribution to KL(p_after || p_before), in nats per position;
-            p_before, p_after: mean probability; half_0, half_1: the shift over either half.
+            contexts with a positive shift; kl: p_after * Delta log p, in nats per position, which sums to
+            KL(p_after || p_before) over the vocabulary but is of both signs; divergence: kl - (p_after - p_before),
+            which has the same sum and is never negative; p_before, p_after: mean probability; half_0, half_1: the
+            shift over either half (NaN for no context).
+
+        Raises:
+            ValueError: no context of this kind has this part.
         """
+        if (kind, part) not in self.sums:
+            raise ValueError(f"no context of kind {kind!r} with part {part!r}; there are {sorted(self.sums)}")
         n = sum(self.contexts[kind, part])
         halves = self.sums[kind, part].cpu()
         shift, square, positive, kl, p_before, p_after = halves.sum(0)
@@ -109,9 +116,10 @@ class TokenShifts:
             "se": (variance / n).sqrt(),
             "positive": positive / n,
             "kl": kl / n,
+            "divergence": ((kl - p_after + p_before) / n).clamp(min=0),
             "p_before": p_before / n,
             "p_after": p_after / n,
-            "half_0": halves[0, 0] / self.contexts[kind, part][0],
+            "half_0": halves[0, 0] / self.contexts[kind, part][0],  # 0 / 0 is NaN
             "half_1": halves[1, 0] / self.contexts[kind, part][1],
         }
         return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
@@ -145,8 +153,10 @@ def read(pair: ModelPair, contexts: Sequence[Context]) -> Iterator[tuple[int, Te
         index of the context; before, after: (positions, vocabulary) raw logits. Kind by kind, long contexts first.
 
     Raises:
-        ValueError: a context exceeds the models' length.
+        ValueError: no contexts, or one that exceeds the models' length.
     """
+    if not contexts:
+        raise ValueError("token shifts need at least one context")
     longest, limit = max(contexts, key=lambda c: len(c.ids)), pair.context_length
     if limit is not None and len(longest.ids) > limit:
         raise ValueError(f"context {longest.id!r} has {len(longest.ids)} tokens, the models take {limit}")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm, t
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
@@ -17,24 +19,32 @@ LEVEL = 0.95
 def rates(frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "prompt_id") -> pd.DataFrame:
     """Share of rows with `column` true in each group: n, count, rate, low, high (95 %).
 
-    Wilson's interval where every prompt occurs once in a group. Several samples of one prompt are not independent,
-    so there the interval is a bootstrap over prompts.
+    Wilson's interval. Several samples of one prompt are not independent: there it is taken at the number of
+    independent samples that has the variance seen between prompts, with Student's quantile over the prompts (Korn and
+    Graubard 1998; with Wilson's interval: Dean and Pagano 2015). A rate of 0 or 1 counts every prompt once.
     """
-    table = frame.groupby(list(by), observed=True)[column].agg(n="size", count="sum").reset_index()
-    if frame.duplicated([*by, cluster]).any():
-        return table.merge(
-            means(frame, by, column, cluster).rename(columns={"mean": "rate"}).drop(columns="n"), on=list(by)
-        )
-    low, high = proportion_confint(table["count"], table.n, alpha=1 - LEVEL, method="wilson")
-    rate = table["count"] / table.n
+    by = list(by)
+    table = frame.groupby(by, observed=True)[column].agg(n="size", count="sum").reset_index()
+    table["rate"] = table["count"] / table.n
+    sums = frame.groupby([*by, cluster], observed=True)[column].agg(size="size", total="sum").reset_index()
+    sums = sums.merge(table[[*by, "rate"]], on=by)
+    sums["square"] = (sums.total - sums.rate * sums["size"]) ** 2
+    spread = sums.groupby(by, observed=True).square.agg(clusters="size", square="sum").reset_index(drop=True)
+    k = spread.clusters.to_numpy(float)
+    variance = (spread.square / table.n**2).to_numpy() * k / np.maximum(k - 1, 1)
+    quantiles = norm.ppf((1 + LEVEL) / 2) / t.ppf((1 + LEVEL) / 2, np.maximum(k - 1, 1))
+    p = table.rate.to_numpy()
+    seen = np.where(variance > 0, p * (1 - p) / np.where(variance > 0, variance, 1), k).clip(1, table.n)
+    effective = np.where(k == table.n, table.n, seen * quantiles**2)
+    low, high = proportion_confint(p * effective, effective, alpha=1 - LEVEL, method="wilson")
     # at 0 and at n the bound rounds to a hair on the wrong side of the rate
-    return table.assign(rate=rate, low=np.minimum(low, rate), high=np.maximum(high, rate))
+    return table.assign(low=np.minimum(low, p), high=np.maximum(high, p))
 
 
 def means(
     frame: pd.DataFrame, by: Sequence[str], column: str, cluster: str = "prompt_id", seed: int = 0
 ) -> pd.DataFrame:
-    """Mean of `column` in each group: n, mean, low, high (95 % bootstrap over clusters)."""
+    """Mean of `column` in each group: n, mean, low, high (95 % studentised bootstrap over clusters)."""
     table = ratios(frame.assign(_one=1.0), by, column, "_one", cluster, seed)
     return table.rename(columns={"ratio": "mean"})
 
@@ -42,27 +52,31 @@ def means(
 def ratios(
     frame: pd.DataFrame, by: Sequence[str], numerator: str, denominator: str, cluster: str = "prompt_id", seed: int = 0
 ) -> pd.DataFrame:
-    """Sum of one column over sum of another in each group: n, ratio, low, high (95 % bootstrap over clusters)."""
+    """Sum of one column over sum of another in each group: n, ratio, low, high (95 %, as in `means`)."""
     rows = []
     for key, group in frame.groupby(list(by), observed=True):
         sums = group.groupby(cluster, observed=True)[[numerator, denominator]].sum()
         totals, sizes = sums[numerator].to_numpy(float), sums[denominator].to_numpy(float)
-        rows.append((*key, len(group), totals.sum() / sizes.sum(), *_bootstrap(totals, sizes, seed)))
+        rows.append((*key, len(group), totals.sum() / sizes.sum(), *_studentised(totals, sizes, seed)))
     return pd.DataFrame(rows, columns=[*by, "n", "ratio", "low", "high"])
 
 
 def paired_difference(
     a: pd.DataFrame, b: pd.DataFrame, column: str, cluster: str = "prompt_id", seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of `column` in b minus in a, rows matched by prompt and sample: difference, low, high.
+    """Mean of `column` in b minus in a, rows matched by prompt and sample: difference, low, high (95 %).
 
-    95 % bootstrap over prompts: samples of one prompt, and the coupled noise of a pair, are not independent.
+    Verdicts on one sample per prompt: Tango's score interval for paired proportions (1998). Otherwise a studentised
+    bootstrap over prompts: samples of one prompt, and the coupled noise of a pair, are not independent.
     """
     keys = [cluster, "sample"]
     both = a.set_index(keys)[[column]].join(b.set_index(keys)[[column]], lsuffix="_a", rsuffix="_b", how="inner")
     gap = both[f"{column}_b"].astype(float) - both[f"{column}_a"].astype(float)
     clusters = gap.groupby(level=0).agg(["sum", "size"])
-    low, high = _bootstrap(clusters["sum"].to_numpy(float), clusters["size"].to_numpy(float), seed)
+    each = (clusters["sum"] / clusters["size"]).to_numpy()
+    if np.isin(each, (-1.0, 0.0, 1.0)).all() and (len(gap) == len(each) or np.ptp(each) == 0):
+        return float(gap.mean()), *_tango(int((each < 0).sum()), int((each > 0).sum()), len(each))
+    low, high = _studentised(clusters["sum"].to_numpy(float), clusters["size"].to_numpy(float), seed)
     return float(gap.mean()), low, high
 
 
@@ -118,8 +132,43 @@ def percent(rate: float, low: float, high: float) -> str:
     return f"{100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _bootstrap(totals: NDArray, sizes: NDArray, seed: int, draws: int = 4000) -> tuple[float, float]:
-    """95 % interval of the ratio of sums over resampled clusters."""
-    chosen = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
-    low, high = np.percentile(totals[chosen].sum(1) / sizes[chosen].sum(1), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return float(low), float(high)
+def _studentised(totals: NDArray, sizes: NDArray, seed: int, draws: int = 4000) -> tuple[float, float]:
+    """95 % bootstrap-t interval (Efron and Tibshirani 1993, section 12.5) of a ratio of sums over clusters.
+
+    Both ends are where the ratio would lie as many of its standard errors away as resampled ratios do from it: a skew
+    of the clusters makes the interval lopsided, where percentiles of resampled ratios lean to the wrong side. NaN for a
+    single cluster.
+    """
+    n = len(totals)
+
+    def studied(totals: NDArray, sizes: NDArray) -> tuple[NDArray, NDArray]:
+        ratio = totals.sum(-1) / sizes.sum(-1)
+        square = ((totals - ratio[..., None] * sizes) ** 2).sum(-1)
+        return ratio, np.sqrt(square * n / (n - 1)) / np.abs(sizes.sum(-1))
+
+    if n < 2:
+        return math.nan, math.nan
+    ratio, error = studied(totals, sizes)
+    if error <= 1e-12 * abs(ratio):  # all clusters alike
+        return float(ratio), float(ratio)
+    chosen = np.random.default_rng(seed).integers(n, size=(draws, n))
+    ratios_drawn, errors = studied(totals[chosen], sizes[chosen])
+    distance = (ratios_drawn - ratio)[errors > 0] / errors[errors > 0]
+    below, above = np.percentile(distance, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(ratio - above * error), float(ratio - below * error)
+
+
+def _tango(lost: int, won: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a difference of paired proportions, from the pairs that changed (Tango 1998)."""
+    z, gap = norm.ppf((1 + LEVEL) / 2), (won - lost) / n
+
+    def score(difference: float) -> float:
+        b = (2 * n - won + lost) * difference - won - lost
+        root = math.sqrt(max(b * b + 8 * n * lost * difference * (1 - difference), 0.0))
+        variance = n * ((root - b) / (2 * n) + difference * (1 - difference))
+        return float((won - lost - n * difference) / math.sqrt(variance))
+
+    edge = 1 - 1e-9  # at -1 and 1 the variance vanishes
+    low = -1.0 if gap <= -edge else float(brentq(lambda d: score(d) - z, -edge, gap - 1e-9))
+    high = 1.0 if gap >= edge else float(brentq(lambda d: score(d) + z, gap + 1e-9, edge))
+    return low, high

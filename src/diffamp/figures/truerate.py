@@ -1,4 +1,4 @@
-"""What an estimate of the unamplified rate costs, against plain counting (notebook 11)."""
+"""What an estimate of the unamplified rate costs, against plain counting (notebook 10)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from diffamp.figures.style import COLOURS, MARKERS
 
@@ -26,11 +27,14 @@ def savings(methods: pd.DataFrame, sweep: pd.DataFrame, leaves: pd.DataFrame, pu
         xscale="log", xlabel="true rate", ylabel="counting's tokens / method's tokens", title="equal interval width"
     )
     left.axhspan(*published, color="0.9", zorder=0)
-    left.legend(fontsize=7.5, loc="lower left")
+    left.legend(fontsize=8, loc="lower left")
+    left.set_ylim(0.04, 2 * methods.token_ratio.max())  # room for the legend
     for number, (rate, table) in enumerate(sweep.groupby("true", sort=True)):
         _line(middle, table.sort_values("at"), "at", "ratio", f"rate {rate:.2g}", number)
-    middle.set(xscale="log", xlabel="alpha of the mixture", title="mixture, equal variance")
-    middle.legend(fontsize=8)
+    middle.set(xscale="log", xlabel="alpha of the mixture", title="mixture, equal variance", ylim=(0.1, 3))
+    middle.set_xticks(alphas := sorted(sweep["at"].unique()), [f"{alpha:g}" for alpha in alphas])
+    middle.minorticks_off()
+    middle.legend(fontsize=8, loc="upper right")
     points = right.scatter(
         leaves.amplification, leaves.variance_ratio, c=leaves.length, s=18, cmap="viridis", edgecolor="none"
     )
@@ -43,6 +47,8 @@ def savings(methods: pd.DataFrame, sweep: pd.DataFrame, leaves: pd.DataFrame, pu
     figure.colorbar(points, ax=right, label="tokens that decide")
     for axes in (left, middle, right):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.axhline(1, color="black", linestyle="--", linewidth=1)
     return figure
 

@@ -2,21 +2,21 @@
 
 Written into `paths.shifts(NAME)`: tokens.parquet (shifts per kind of context and token), parts.parquet (the tokens
 that move most in each part of a context), positions.parquet (KL at every position) and vocabulary.parquet (the tokens'
-texts, and groups of those that move most and consistently).
+texts, and groups of those that rise most and consistently).
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from diffamp import params, paths
 from diffamp.contexts import Context, chat_contexts, first_contexts, random_tokens, text_contexts
-from diffamp.independence import CONSISTENCY, TOP, clusters, pooled
+from diffamp.independence import CONSISTENCY, TOP, groups, pooled
 from diffamp.loading import load_pair
 from diffamp.pairs import ModelPair
 from diffamp.params import ShiftsParams
@@ -39,9 +39,9 @@ def contexts(pair: ModelPair, settings: ShiftsParams, seed: int) -> list[Context
 
 
 def by_kind(shifts: TokenShifts) -> pd.DataFrame:
-    """`TokenShifts.table` of every kind, one below the other."""
+    """`TokenShifts.table` of every kind, one below the other: what `diffamp.independence` takes."""
     tables = [
-        shifts.table(kind).assign(kind=kind).rename_axis("token").reset_index()
+        shifts.table(kind).drop(columns="kl").assign(kind=kind).rename_axis("token").reset_index()
         for kind, part in shifts.sums
         if part == ALL
     ]
@@ -59,21 +59,14 @@ def by_part(shifts: TokenShifts) -> pd.DataFrame:
 
 
 def vocabulary(pair: ModelPair, tokens: pd.DataFrame) -> pd.DataFrame:
-    """One row per token: its text, and the group it moves with (-1 for tokens that move little or inconsistently)."""
-    table = pooled(tokens)
-    moved = table[table.consistency >= CONSISTENCY]
-    moved = table.loc[moved["mean"].abs().nlargest(GROUPED).index]
-    groups = pd.Series(-1, index=table.token)
-    embeddings = pair.modules[-1].get_output_embeddings().weight.detach()
-    chosen = torch.from_numpy(moved.token.to_numpy().copy()).to(embeddings.device)
-    groups[moved.token] = clusters(embeddings[chosen].float().cpu().numpy())
-    return pd.DataFrame(
-        {
-            "token": groups.index,
-            "text": [_text(pair.tokenizer, int(token)) for token in groups.index],
-            "group": groups.to_numpy(),
-        }
-    )
+    """One row per token: its text, and its group among the tokens that rise most and consistently (-1 for others)."""
+    table = pooled(tokens).set_index("token")
+    risen = table["mean"][(table["mean"] > 0) & (table.consistency >= CONSISTENCY)].nlargest(GROUPED).index
+    group = pd.Series(-1, index=table.index)
+    embeddings = pair.modules[-1].get_output_embeddings().weight.detach().float().cpu().numpy()
+    group[risen] = groups(embeddings, risen.to_numpy())
+    text = [_text(pair.tokenizer, int(token)) for token in table.index]
+    return pd.DataFrame({"token": table.index, "text": text, "group": group.to_numpy()})
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
@@ -82,12 +75,21 @@ def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text
 
 
-def _compact(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers to four digits (12 bits of mantissa), which halves the file."""
-    for column in frame.select_dtypes("floating"):
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    """Parquet with numbers to three digits (10 bits of mantissa), which halves the file."""
+    numbers = list(frame.select_dtypes("floating"))
+    for column in numbers:
         bits = frame[column].to_numpy(np.float32).view(np.uint32)
-        frame[column] = ((bits + 0x400) & 0xFFFFF800).view(np.float32)
-    return frame
+        frame[column] = ((bits + 0x1000) & 0xFFFFE000).view(np.float32)
+    continuous = [column for column in numbers if column != "positive"]
+    frame.to_parquet(
+        path,
+        index=False,
+        compression="zstd",
+        compression_level=9,
+        use_dictionary=[column for column in frame if column not in continuous],
+        use_byte_stream_split=continuous,
+    )
 
 
 def main(name: str) -> None:
@@ -98,14 +100,10 @@ def main(name: str) -> None:
     tokens = by_kind(shifts)
     folder = paths.shifts(name)
     folder.mkdir(parents=True, exist_ok=True)
-    written = {
-        "tokens": tokens,
-        "parts": by_part(shifts),
-        "positions": positions,
-        "vocabulary": vocabulary(pair, tokens),
-    }
-    for table, frame in written.items():
-        _compact(frame).to_parquet(folder / f"{table}.parquet", index=False, compression="zstd")
+    _write(tokens, folder / "tokens.parquet")
+    _write(by_part(shifts), folder / "parts.parquet")
+    _write(positions, folder / "positions.parquet")
+    _write(vocabulary(pair, tokens), folder / "vocabulary.parquet")
 
 
 if __name__ == "__main__":

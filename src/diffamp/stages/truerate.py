@@ -1,8 +1,9 @@
 """Estimates of a known rate from amplified samples, repeated and compared with plain counting.
 
 `python -m diffamp.stages.truerate`. The after-model is the base with a small dose of the artificial vector, the event
-an opening that the organism was heard to refuse with on dev prompts. Its rate is exact (`diffamp.events`), so that
-bias and coverage are what they are, up to the number of replicates. Every choice (dose, alpha) is made on dev prompts.
+an opening that the organism was heard to refuse with on dev prompts. Its rate is exact (`diffamp.truerate.events`), so
+that bias and coverage are what they are, up to the number of replicates. Every choice (dose, alpha) is made on dev
+prompts.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ import numpy as np
 import pandas as pd
 
 from diffamp import params, paths
-from diffamp.events import TextEvent, Trie, openings, outcome_log_probs
 from diffamp.judges.refusal import declines
 from diffamp.law import Law
 from diffamp.loading import load_vector, steered_pair
-from diffamp.mixture import Mixture, sample_mixture, sample_ratios
 from diffamp.pairs import ModelPair
 from diffamp.params import Params
 from diffamp.prompts import Prompt, encode, load_prompts
-from diffamp.rateruns import leaves, listening_alpha, methods, power, proposal_alpha, sweep
-from diffamp.ratesim import Outcomes
 from diffamp.runtime import setup
-from diffamp.truerate import Moments, effective_samples, estimate, plain
+from diffamp.truerate.estimators import Moments, effective_samples, estimate, plain
+from diffamp.truerate.events import TextEvent, Trie, openings, outcome_log_probs
+from diffamp.truerate.mixture import Mixture, sample_mixture, sample_ratios
+from diffamp.truerate.runs import leaves, listening_alpha, methods, power, proposal_alpha, sweep
+from diffamp.truerate.simulation import Outcomes
 
 LONGEST = 8
 """Tokens within which an opening must decline."""
@@ -40,12 +41,14 @@ def main() -> None:
     dev, test = load_prompts("dev", t.dev_prompts), load_prompts("test", t.test_prompts)
     law, alphas = Law(temperature=p.sampling.temperature), (0.0, *(a for a in t.alphas if a != 0))
     trie, rates = None, {}
+    tables: list[pd.DataFrame] = []
     for dose in t.doses:
         pair = dosed(p, dose)
-        trie = trie or refusals(pair)
+        if trie is None:
+            trie, heard_of = refusals(pair)
+            tables.append(heard_of.assign(table="listed"))
         rates[dose] = float(np.exp(outcome_log_probs(pair, dev, trie, [0.0], law))[:, trie.hits].sum(1).mean())
     assert trie is not None  # params.py asks for at least one dose
-    tables: list[pd.DataFrame] = []
     chosen = {target: nearest(rates, target) for target in sorted(t.rates, reverse=True)}
     for number, (target, dose) in enumerate(chosen.items()):
         pair, generator = dosed(p, dose), np.random.default_rng([p.seed, number])
@@ -76,11 +79,19 @@ def dosed(p: Params, dose: float) -> ModelPair:
     return steered_pair(paths.model(p.base.model), layer, vector * dose, p.base.precision)
 
 
-def refusals(pair: ModelPair) -> Trie:
-    """How the organism's teacher opened its refusals on dev prompts, at any dose (`diffamp.stages.vector`)."""
+def refusals(pair: ModelPair) -> tuple[Trie, pd.DataFrame]:
+    """How the organism's teacher opened its refusals on dev prompts, at any dose (`diffamp.stages.vector`).
+
+    Returns:
+        the openings; and one row that says how complete they are: of `refusals` answers to test prompts that decline as
+        early, `listed` open in one of these ways.
+    """
     answers = pd.read_parquet(paths.vector() / "responses.parquet", columns=["split", "tokens"])
     event = TextEvent(declines, pair.tokenizer, LONGEST, pair.end_tokens)
-    return openings(event, answers[answers.split == "dev"].tokens.tolist())
+    trie = openings(event, answers[answers.split == "dev"].tokens.tolist())
+    early = [tokens for tokens in answers[answers.split == "test"].tokens if event.decide(tokens)[0]]
+    listed = sum(trie.decide(tokens)[0] is True for tokens in early)
+    return trie, pd.DataFrame([{"openings": len(trie.leaves), "refusals": len(early), "listed": listed}])
 
 
 def nearest(rates: dict[float, float], target: float) -> float:

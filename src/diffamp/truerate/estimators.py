@@ -3,7 +3,7 @@
 Samples of prompt i come from several laws p_j (alphas), a fixed number n_ij from each. Every one of them has the weight
 r_0 = p_after / q_i with the mixture q_i = sum_j (n_ij / n_i) p_j (the balance heuristic, Veach and Guibas 1995): with a
 share of at least s drawn at alpha 0 no weight exceeds 1 / s (the defensive mixture: Hesterberg 1995; Owen and Zhou
-2000). Numbers only: which probabilities a sample has is found out by `diffamp.mixture`.
+2000). Numbers only: which probabilities a sample has is found out by `diffamp.truerate.mixture`.
 """
 
 from __future__ import annotations
@@ -220,7 +220,8 @@ def estimate(
 
     Args:
         stratum, hit, ratios, bound: as for `Moments.of`.
-        known: the part of the rate that is computed exactly (`diffamp.events.outcome_log_probs`); `hit` excludes it.
+        known: the part of the rate that is computed exactly (`diffamp.truerate.events.outcome_log_probs`), which `hit`
+            excludes.
         by: one of `ESTIMATORS`.
     """
     m = Moments.of(stratum, hit, ratios, bound)

@@ -1,7 +1,7 @@
 """Samples from several amplified laws of one pair, each weighed under all of them, and no longer than it takes.
 
 Both models' logits are at hand at every token that is drawn, so the log-probs under every component cost no pass of a
-model. Sampling stops at an answer's deciding prefix (`diffamp.events`).
+model. Sampling stops at an answer's deciding prefix (`diffamp.truerate.events`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffamp.batch import Batch
-from diffamp.events import Event, log_complement
 from diffamp.law import Law, inverse_cdf
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt
 from diffamp.sampling import NonFiniteLogitsError, check_grid
-from diffamp.truerate import balance_ratios
+from diffamp.truerate.estimators import balance_ratios
+from diffamp.truerate.events import Event, log_complement
 
 ROWS = 64
 """Rows whose laws are held at a time, all components of each."""

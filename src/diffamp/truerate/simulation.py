@@ -1,7 +1,7 @@
 """Estimates of a rate repeated a thousand times, without a model: answers drawn from exact laws of their outcomes.
 
-`diffamp.events.outcome_log_probs` gives the exact probability of everything that can happen, so that the sampling
-process can be simulated and each replicate compared with the exact rate.
+`diffamp.truerate.events.outcome_log_probs` gives the exact probability of everything that can happen, so that the
+sampling process can be simulated and each replicate compared with the exact rate.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
-from diffamp.events import Trie
-from diffamp.mixture import Mixture
 from diffamp.stats import LEVEL
-from diffamp.truerate import Array, Moments, balance_ratios, interval
+from diffamp.truerate.estimators import Array, Moments, balance_ratios, interval
+from diffamp.truerate.events import Trie
+from diffamp.truerate.mixture import Mixture
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ways to estimate a rate, each within one budget of forward tokens and against plain counting (`diffamp.ratesim`)."""
+"""Ways to estimate a rate, each within one budget of forward tokens and against plain counting."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from diffamp.mixture import Mixture
-from diffamp.ratesim import (
+from diffamp.stats import LEVEL, samples_for_a_hit
+from diffamp.truerate.estimators import (
+    ESTIMATORS,
+    Array,
+    effective_hits,
+    effective_samples,
+    interval,
+    largest_step,
+    plain,
+)
+from diffamp.truerate.mixture import Mixture
+from diffamp.truerate.simulation import (
     Outcomes,
     chance_of_a_hit,
     counting_tokens,
@@ -16,8 +26,6 @@ from diffamp.ratesim import (
     inner_nodes,
     replicate,
 )
-from diffamp.stats import LEVEL, samples_for_a_hit
-from diffamp.truerate import ESTIMATORS, Array, effective_hits, effective_samples, interval, largest_step, plain
 
 LISTENING = 0.2
 """Share of the budget spent on hearing openings on dev prompts."""
