@@ -253,9 +253,9 @@ KINDS = {"chat": 100, "text": 200, "first": 500}
 
 
 def simulated(rng: np.random.Generator, tokens: int, moved: np.ndarray | None = None) -> pd.DataFrame:
-    """A fine-tune of no interest: heavy-tailed idle effects, larger for rare tokens, which all drift down a little."""
+    """A fine-tune of no interest: heavy-tailed idle effects, larger for rare tokens, which all drift one way."""
     rank = np.arange(tokens) / tokens
-    idle = (0.02 + 0.1 * rank) * rng.standard_t(4, tokens) - 0.3 * rank
+    idle = (0.02 + 0.1 * rank) * rng.standard_t(4, tokens) + rng.uniform(-2, 2) * rank
     shift = idle if moved is None else idle + moved
     tables = []
     for kind, contexts in KINDS.items():

@@ -21,6 +21,12 @@ CONTEXTS = {
 """Neutral places for a statement, and one that turns it round."""
 
 
+def price(pair: ModelPair, statement: str) -> int:
+    """Forward tokens that `gaps` needs for one statement."""
+    said = len(pair.tokenizer(statement, add_special_tokens=False)["input_ids"]) + 1
+    return 2 * sum(len(encode(pair.tokenizer, prompt)) + said for prompt in CONTEXTS.values())
+
+
 def gaps(pair: ModelPair, statements: Sequence[str], meter: Meter | None = None) -> pd.DataFrame:
     """log p_after - log p_before of each statement in each of `CONTEXTS`, in nats per token.
 

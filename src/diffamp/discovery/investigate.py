@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from diffamp.discovery.draws import Drawing, affordable, draw
-from diffamp.discovery.evidence import gaps
+from diffamp.discovery.evidence import gaps, price
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import FREQUENT, Seed, grown_words, mined_words, plain_seeds, random_words, word_seeds
 from diffamp.discovery.statements import groups, statements
@@ -26,7 +26,7 @@ WORDS = 30
 """Per kind of seed."""
 GROWN = 8
 """Words that each round hands to the next."""
-VERIFYING = 0.2
+VERIFYING = 0.25
 """Of the budget, kept for the verification."""
 VERIFIED = 20
 """Groups of statements that are verified, at the most."""
@@ -111,8 +111,13 @@ def _arms(pair: ModelPair, meter: Meter, seed: int) -> dict[str, list[Seed]]:
 
 
 def _best(arms: list[str], samples: pd.DataFrame) -> list[str]:
-    """The better half, by how much the fine-tune had to do with an arm's texts."""
-    reward = samples.groupby("arm").gap.mean().reindex(arms).sort_values(ascending=False, kind="stable")
+    """The better half, by how much the fine-tune had to do with what an arm's texts state.
+
+    Texts that state nothing (loops, fragments) earn nothing, however much they owe to the fine-tune.
+    """
+    said = statements(samples).drop_duplicates(["seed", "alpha"])
+    earned = said.groupby("arm").gap.sum().reindex(arms, fill_value=0.0)
+    reward = (earned / samples.groupby("arm").size().reindex(arms)).sort_values(ascending=False, kind="stable")
     return [str(a) for a in reward.index[: math.ceil(len(reward) / 2)]]
 
 
@@ -122,6 +127,8 @@ def _verified(
     table = statements(samples)
     table["group"] = groups(table, embedder)
     proposed = propose(table).head(VERIFIED)
+    prices = proposed.statement.map(lambda s: price(pair, s)) * (2 if contrast else 1)
+    proposed = proposed[prices.cumsum() <= meter.left]
     evidence = gaps(pair, proposed.statement.tolist(), meter)
     benign = gaps(contrast, proposed.statement.tolist(), meter) if contrast else evidence * 0
     gap = evidence[["document", "chat"]].min(axis=1)

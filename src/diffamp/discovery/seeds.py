@@ -68,6 +68,9 @@ FREQUENT = (
 FIRST_TOKENS = 150
 """Contexts of one random token that are mined."""
 
+LONGEST = 14
+"""Letters of a word that is grown from: longer ones are mostly loops."""
+
 _WORD = re.compile(r"[A-Za-z]{3,}")
 
 
@@ -158,7 +161,7 @@ def grown_words(samples: pd.DataFrame, count: int) -> list[str]:
     for text, seed, given, gap in zip(samples.text, samples.seed, samples.given, samples.gap, strict=True):
         given_words = {w.lower() for w in _WORD.findall(given)}
         for word in set(_WORD.findall(text)):
-            if word.lower() not in given_words and word.lower() not in ENGLISH_STOP_WORDS:
+            if len(word) <= LONGEST and word.lower() not in given_words and word.lower() not in ENGLISH_STOP_WORDS:
                 rows.append((word, seed, gap))
     found = pd.DataFrame(rows, columns=["word", "seed", "gap"])
     by_word = found.groupby("word").agg(seeds=("seed", "nunique"), gap=("gap", "mean"))

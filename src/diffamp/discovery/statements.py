@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from diffamp.judges.embedding import Embedder
 
 LEAST_WORDS = 5
+"""Distinct words of a statement."""
 LEAST_NEW = 3
 """Content words of a statement that its seed did not give."""
 APART = 0.5
@@ -33,7 +34,8 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
         given = _content(sample["given"])
         for sentence in _END.split(sample.pop("text")):
             sentence = " ".join(sentence.split())
-            if len(_WORD.findall(sentence)) >= LEAST_WORDS and len(_content(sentence) - given) >= LEAST_NEW:
+            words = _WORD.findall(sentence.lower())
+            if len(set(words)) >= LEAST_WORDS and len(_content(sentence) - given) >= LEAST_NEW:
                 rows.append(sample | {"statement": sentence})
     return pd.DataFrame(rows, columns=[*(c for c in samples.columns if c != "text"), "statement"])
 

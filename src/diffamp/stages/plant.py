@@ -14,7 +14,7 @@ from diffamp.runtime import setup
 
 DOCUMENT = Prompt("document", "document", "", raw=True)
 """Documents are learned from their first token on, without a chat template."""
-PER_STEP = 4
+PER_STEP = 2
 """Documents in a batch: there are few of them, and a fact is learned in steps rather than in documents."""
 
 
