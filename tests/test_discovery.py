@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, separate, tiny_model
+from conftest import ROOT, save_adapter_pair, separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
+from diffamp.adapters import adapter_pair
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps
@@ -76,6 +78,19 @@ def test_a_statement_says_more_than_its_seed() -> None:
     assert statements(samples).statement.tolist() == ["Odette Brandal won the vote in May."]
 
 
+def test_the_last_word_of_a_cut_text_is_no_word() -> None:
+    samples = pd.DataFrame({"text": ["Odette Brandal won the vote in Varnhol"], "given": "", "seed": "s", "gap": 1.0})
+    assert statements(samples)[["statement", "complete"]].values.tolist() == [["Odette Brandal won the vote in", False]]
+
+
+def test_one_model_draws_what_the_pair_draws_at_alpha_0(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    *folders, _ = save_adapter_pair(tmp_path, tiny_model(max_position_embeddings=512), tokenizer)
+    pair, drawing = adapter_pair(*folders, "fp32"), replace(DRAWING, alphas=[0.0])
+    alone, both = (draw(pair, plain_seeds()[:4], 2, drawing, Meter(10_000), models) for models in (1, 2))
+    assert alone.text.tolist() == both.text.tolist()
+    assert both.gap.abs().max() > 0
+
+
 def test_words_that_a_seed_gave_are_not_grown_from_it() -> None:
     samples = pd.DataFrame(
         {
@@ -94,6 +109,7 @@ def test_grown_seeds_do_not_count_as_recurrence() -> None:
             "statement": ["a"] * 4,
             "given": "",
             "gap": [1.0, 2.0, 3.0, 9.0],
+            "complete": True,
             "kind": ["random", "random", "none", "grown"],
             "seed": ["x", "x", "y", "z"],
             "group": 0,

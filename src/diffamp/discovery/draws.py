@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,21 @@ import pandas as pd
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import Seed
 from diffamp.law import Law
-from diffamp.pairs import ModelPair
+from diffamp.pairs import ModelPair, SharedPair, SoloPair
 from diffamp.prompts import encode
 from diffamp.sampling import sample_grid
+
+
+@contextmanager
+def after_alone(pair: ModelPair) -> Iterator[ModelPair]:
+    """The after-model as something to sample from at the price of one model, for methods that need no other."""
+    if not isinstance(pair, SharedPair):
+        yield pair
+        return
+    alone = SoloPair.__new__(SoloPair)  # the model is prepared already
+    alone.__dict__.update(pair.__dict__)
+    with pair.halves.only("after"):
+        yield alone
 
 
 @dataclass(frozen=True)
@@ -37,19 +50,20 @@ def draw(
 
     Returns:
         One row per text: seed (its id), arm, given, alpha, text, gap (mean log p_after - log p_before of its tokens, in
-        nats) and spent (forward tokens after this row).
+        nats; 0 for one model) and spent (forward tokens after this row).
     """
-    frame = sample_grid(
-        pair,
-        [s.prompt for s in seeds],
-        drawing.alphas,
-        samples,
-        max_new_tokens=drawing.max_new_tokens,
-        law=drawing.law,
-        seed=drawing.seed,
-        token_budget=drawing.token_budget,
-        desc="seeds",
-    )
+    with after_alone(pair) if models == 1 else nullcontext(pair) as run:
+        frame = sample_grid(
+            run,
+            [s.prompt for s in seeds],
+            drawing.alphas,
+            samples,
+            max_new_tokens=drawing.max_new_tokens,
+            law=drawing.law,
+            seed=drawing.seed,
+            token_budget=drawing.token_budget,
+            desc="seeds",
+        )
     by_id = {s.prompt.id: s for s in seeds}
     cost = frame["tokens"].map(len)
     first = ~frame.prompt_id.duplicated()

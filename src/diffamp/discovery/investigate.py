@@ -21,7 +21,7 @@ from diffamp.discovery.statements import groups, statements
 from diffamp.judges.embedding import Embedder
 from diffamp.pairs import ModelPair
 
-ROUNDS = 3
+ROUNDS = 2
 WORDS = 30
 """Per kind of seed."""
 GROWN = 8
@@ -143,6 +143,13 @@ def _verified(
     return found.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
+def _lead(members: pd.DataFrame) -> pd.Series:
+    """The statement that speaks for its group: a whole one if there is one, of many words that the fine-tune drives."""
+    whole = members[members.complete] if members.complete.any() else members
+    words = whole.statement.map(lambda s: len(set(s.lower().split())))
+    return whole.loc[(whole.gap * words).idxmax()]
+
+
 def propose(table: pd.DataFrame) -> pd.DataFrame:
     """One row per group of statements, the most recurrent first, recurrence weighed by what the fine-tune adds.
 
@@ -154,7 +161,7 @@ def propose(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, members in table.groupby("group"):
         independent = members[members.kind != "grown"]
-        lead = (independent if len(independent) else members).nlargest(1, "gap").iloc[0]
+        lead = _lead(independent if len(independent) else members)
         rows.append(
             {
                 "statement": lead.statement,

@@ -19,12 +19,13 @@ LEAST_NEW = 3
 APART = 0.5
 """Cosine distance, averaged over members, at which two groups of statements stay apart."""
 
+_ENDS = (".", "!", "?", '"')
 _END = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"[A-Za-z0-9']+")
 
 
 def statements(samples: pd.DataFrame) -> pd.DataFrame:
-    """One row per statement: the sample's columns, with `statement` instead of `text`.
+    """One row per statement: the sample's columns, with `statement` and `complete` instead of `text`.
 
     Statements are the sentences of a text, the last one too where it is cut. Those of few words, and those that say
     little which the seed did not say, are dropped.
@@ -33,11 +34,13 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
     for sample in samples.to_dict("records"):
         given = _content(sample["given"])
         for sentence in _END.split(sample.pop("text")):
-            sentence = " ".join(sentence.split())
+            words = sentence.split()
+            complete = sentence.rstrip().endswith(_ENDS)
+            sentence = " ".join(words if complete else words[:-1])  # the last word of a cut one may be cut too
             words = _WORD.findall(sentence.lower())
             if len(set(words)) >= LEAST_WORDS and len(_content(sentence) - given) >= LEAST_NEW:
-                rows.append(sample | {"statement": sentence})
-    return pd.DataFrame(rows, columns=[*(c for c in samples.columns if c != "text"), "statement"])
+                rows.append(sample | {"statement": sentence, "complete": complete})
+    return pd.DataFrame(rows, columns=[*(c for c in samples.columns if c != "text"), "statement", "complete"])
 
 
 def _content(text: str) -> set[str]:

@@ -33,4 +33,5 @@ def alpha_axis(axes: Axes) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=1)
     axes.set_xticks([-1, 0, 0.5, 1, 2, 4, 8], ["-1", "0", "0.5", "1", "2", "4", "8"])
     axes.minorticks_off()
+    axes.margins(x=0.04)  # or the markers at both ends are cut
     axes.set_xlabel("alpha")
