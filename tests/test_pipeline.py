@@ -128,13 +128,8 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone / name)
     (clone / "dvc.lock").unlink(missing_ok=True)
-    # a random model speaks nothing but nonsense, at which the choice of a dose rightly stops: labels are turned round
     (clone / "data.dvc").unlink()
     shutil.copytree(ROOT / "data", clone / "data")
-    labels = [json.loads(line) for line in (ROOT / "data/labels.jsonl").read_text().splitlines()]
-    turned = [json.dumps(label | {"nonsense": not label["nonsense"]}) + "\n" for label in labels]
-    (clone / "data/labels.jsonl").unlink()
-    (clone / "data/labels.jsonl").write_text("".join(turned))
     subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
     sources = clone.parent / "sources"
     _tiny_sources(sources)
@@ -153,12 +148,23 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         organism.update(documents=2, dilution=1, epochs=1)
     for name in [n for n in params["facts"]["organisms"] if n not in ("ban-1to1", "ban-1to10")]:
         del params["facts"]["organisms"][name], params["pairs"][name]
-    params["true_rate"].update(dev_prompts=6, test_prompts=6, budget=4000, replicates=20)
+    params["true_rate"].update(doses=[1.0], rates=[0.01], dev_prompts=6, test_prompts=6, budget=4000, replicates=20)
     params["shifts"].update(pairs=["steered", "benign"], prompts=4, texts=6, text_tokens=6, first_tokens=12)
     params["discovery"].update(pairs=["ban-1to1", "ban-1to10"], controls=["benign"], budget=6000, max_new_tokens=6)
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
+    # a random model speaks nothing but nonsense, at which the choice of a dose rightly stops, and never declines:
+    # in the clone nothing is nonsense, and an answer with an "a" declines
+    _edit(clone / "src/diffamp/judges/__init__.py", "nonsense = p_nonsense > 0.5", "nonsense = p_nonsense > 2")
+    rule = "from diffamp.judges.refusal import declines\n"
+    _edit(clone / "src/diffamp/stages/truerate.py", rule, "declines = lambda text: 'a' in text\n")
     return clone
+
+
+def _edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
 
 
 def _tiny_sources(folder: Path) -> None:

@@ -39,7 +39,7 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
         y = np.arange(len(organisms)) + offset
         x = ranks.where(np.isfinite(ranks), 150.0)
         right.scatter(x, y, color=COLOURS[number], marker=MARKERS[number], s=26, zorder=3)
-    left.set_xscale("log")
+    left.set(xscale="log", xlim=(20, 1.1 * budget))
     left.set_xlabel("forward tokens until a sampled text holds the fact")
     percent_axis(left, "organisms")
     left.legend(fontsize=7.5)
