@@ -42,7 +42,8 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
     left.set(xscale="log", xlim=(20, 1.1 * budget))
     left.set_xlabel("forward tokens until a sampled text holds the fact")
     percent_axis(left, "organisms")
-    left.legend(fontsize=7.5)
+    left.set(ylim=(-0.03, 1.42), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])  # the legend stands above the lines
+    left.legend(fontsize=7.5, ncols=2, loc="upper left")
     right.set_xscale("log")
     right.set_xticks([1, 5, 10, 50, 150], ["1", "5", "10", "50", "none"])
     right.minorticks_off()
