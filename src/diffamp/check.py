@@ -11,12 +11,12 @@ import psutil
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from diffamp import params, paths
 from diffamp.checkpoints import PairError, device, load_tokenizer
 from diffamp.loading import load_pair
+from diffamp.pairs import _keys_and_values
 from diffamp.params import PairParams, Params, ParamsError
 from diffamp.prompts import DataError, encode, load_prompts
 from diffamp.runtime import setup
@@ -79,8 +79,7 @@ def _architecture(folder: Path) -> Answer:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return Answer("architecture", False, f"{config.model_type} is no causal language model that transformers knows")
-    layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
-    shared = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    shared = _keys_and_values(DynamicCache(config=config.get_text_config(decoder=True)).layers)
     words = "sampler and generate" if shared else "generate only: some layers keep other states than keys and values"
     return Answer("architecture", shared, f"{config.model_type}: {words}")
 
@@ -88,8 +87,8 @@ def _architecture(folder: Path) -> Answer:
 def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
     """Weights and cache of a full batch against what is free; an estimate from the files' headers."""
     on_cpu = device().type == "cpu"
-    # on a CPU NF4 values are held as bf16, and bf16 twice (oneDNN's layout)
-    each = {"bf16": 4.0, "fp32": 4.0, "nf4": 4.0}[pair.precision] if on_cpu else BYTES[pair.precision]
+    # on a CPU NF4 values are held as bf16, and bf16 twice (oneDNN's layout): as much as float32
+    each = BYTES["fp32"] if on_cpu else BYTES[pair.precision]
     weights = each * sum(_parameters(f) for f in folders)
     config = AutoConfig.from_pretrained(folders[-1], local_files_only=True).get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
