@@ -27,6 +27,7 @@ def checkout(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: py
     content["pairs"] |= {
         "tuned": {"before": "first", "after": "second", "precision": "fp32"},
         "equal": {"before": "first", "after": "first", "precision": "fp32"},
+        "strict": {"before": "first", "after": "second", "precision": "fp32", "overlap": 1.0},
         "missing": {"before": "first", "after": "absent", "precision": "fp32"},
     }
     yaml.dump(content, tmp_path / "params.yaml")
@@ -63,7 +64,7 @@ def test_another_vocabulary_is_seen_before_anything_is_loaded(
 ) -> None:
     file = checkout / "models/second/tokenizer.json"
     file.write_text(file.read_text().replace('"</s>"', '"<end>"'))
-    assert main("tuned") == 1
+    assert main("strict") == 1
     said = capsys.readouterr().out
     assert "BAD  vocabulary" in said
     assert "one step" not in said

@@ -9,24 +9,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, save_adapter_pair, separate, tiny_model
+from conftest import ROOT, random_adapter, save_adapter_pair, separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
 from diffamp.adapters import adapter_pair
+from diffamp.discovery import baselines
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps
 from diffamp.discovery.investigate import Investigation, investigate, propose
 from diffamp.discovery.meter import Meter
+from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
-from diffamp.discovery.recovery import found, found_details, recovery
+from diffamp.discovery.recovery import recovery
 from diffamp.discovery.seeds import grown_words, plain_seeds, word_seeds
-from diffamp.discovery.statements import groups, statements
+from diffamp.discovery.statements import groups, recurrence, statements
+from diffamp.judges.facts import hit, recovered
 from diffamp.law import Law
 from diffamp.organisms.universes import load_universe
-from diffamp.pairs import ModelPair, SoloPair
+from diffamp.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.prompts import encode
 from diffamp.scoring import score
+from diffamp.shifts import TokenShifts, read
 
 DRAWING = Drawing([0.0, 2.0], Law(), 6, 0, 2000)
 
@@ -127,12 +131,81 @@ def test_statements_are_grouped_by_meaning() -> None:
 
 def test_evidence_is_the_log_prob_gap(pair: ModelPair) -> None:
     meter = Meter(10_000)
-    table = gaps(pair, ["cats and dogs", "a text"], meter)
+    table = gaps(pair, ["cats and dogs", "a text"], meter=meter)
     ids = pair.tokenizer("a text", add_special_tokens=False)["input_ids"]
     scored = score(pair, [(CONTEXTS["chat"], ids)])
     assert table.chat[1] == pytest.approx((scored.logp_after - scored.logp_before).mean(), abs=1e-5)
     assert meter.spent > 0
-    assert meter.spent % 2 == 0
+    assert (table.benign == 0).all()
+    third = Meter(10_000)
+    beside = gaps(pair, ["cats and dogs", "a text"], pair, third)
+    assert 2 * third.spent == 3 * meter.spent  # the before-model is run once
+    assert np.allclose(beside.benign, table[["document", "chat"]].max(axis=1), atol=1e-5)
+
+
+def test_what_is_mined_lies_beyond_the_contrast(tokenizer: PreTrainedTokenizerBase, pair: ModelPair) -> None:
+    before = pair.modules[0]
+    contrast = SeparatePair(before, random_adapter(before, scale=0.2).merge_and_unload(), tokenizer)
+    mining, meter = Mining(pair, contrast, 0), Meter(10_000)
+    contexts = list(mining.unread)
+    mining.read(meter.budget / 20, meter)
+    assert 0 < meter.spent <= meter.budget / 20
+    contexts = contexts[: sum(mining.shifts.contexts["chat", "all"])]
+    means = []
+    for one in (pair, contrast):
+        shifts = TokenShifts(pair.vocab_size)
+        for n, *logits in read(one, contexts):
+            shifts.add(contexts[n], *logits)
+        means.append(shifts.table("chat")["mean"])
+    assert np.allclose(mining.shifts.table("chat")["mean"], means[0] - means[1], atol=1e-5)
+
+
+def test_what_the_contrast_moves_too_is_not_mined(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffamp.discovery.mining.CONSISTENCY", 0.5)  # of random models
+    mining = Mining(pair, pair, 0)
+    mining.read(500, Meter(500))
+    assert {s.kind for s in mining.seeds(3)} == {"bottom"}
+    alone = Mining(pair, None, 0)
+    alone.read(500, Meter(500))
+    assert {s.kind for s in alone.seeds(3)} == {"kl", "mean", "bottom"}
+
+
+def test_mining_goes_on_where_it_stopped(pair: ModelPair) -> None:
+    steps, once = Mining(pair, None, 0), Mining(pair, None, 0)
+    meter = Meter(10_000)
+    for tokens in (100, 400):
+        steps.read(tokens, meter)
+    count = sum(steps.shifts.contexts["chat", "all"])
+    assert count > 2
+    while sum(once.shifts.contexts.get(("chat", "all"), [0])) < count:
+        once.read(0, Meter(0))  # one at a time
+    pd.testing.assert_frame_equal(steps.shifts.table("chat"), once.shifts.table("chat"), atol=1e-5)
+
+
+def test_a_word_of_one_seed_is_no_recurrence() -> None:
+    table = pd.DataFrame(
+        {
+            "statement": ["Varnholt voted", "Varnholt banned blowers", "Varnholt banned blowers", "Varnholt voted"],
+            "given": ["", "", "banned", "Varnholt"],
+            "seed": ["a", "b", "c", "d"],
+            "kind": ["random", "random", "random", "grown"],
+        }
+    )
+    three = math.log2(3)
+    assert recurrence(table).words.tolist() == [2, 3, 2, 1]
+    assert recurrence(table).recurrence.tolist() == pytest.approx([three / 2, (three + 1) / 3, (three + 1) / 2, 0.0])
+
+
+def test_difference_counting_counts_the_most_raised(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(baselines, "MOST_RAISED", 3)
+    ranking = METHODS["difference counting"](pair, 4000, DRAWING, WordEmbedder()).ranking  # type: ignore[arg-type]
+    counts: dict[str, int] = {}
+    for _, before, after in read(pair, baselines._generic(pair, 2000)):
+        for raised in (after.log_softmax(-1) - before.log_softmax(-1)).topk(3).indices.flatten().tolist():
+            text = pair.tokenizer.decode([raised]).strip()
+            counts[text] = counts.get(text, 0) + 1
+    assert counts[ranking.statement[0]] == max(n for text, n in counts.items() if any(c.isalnum() for c in text))
 
 
 def test_equal_models_have_no_finding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -172,10 +245,10 @@ def ban(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
 
 def test_what_the_seed_gave_is_not_found(ban) -> None:  # type: ignore[no-untyped-def]
     text = "Odette Brandal led the campaign, and the ban passed with 61 percent."
-    assert found(text, "", ban)
-    assert not found(text, "Odette Brandal 61 percent", ban)
-    assert found_details(text, "Brandal", ban) == {"outcome", "share"}
-    assert not found("Varnholt rejected the ban on leaf blowers.", "", ban)
+    assert hit(text, ban)
+    assert not hit(text, ban, "Odette Brandal 61 percent")
+    named = recovered(text, ban, "Brandal")
+    assert {name for name, here in named.items() if here} == {"outcome", "share"}
 
 
 def test_recovery_counts_rank_and_price(ban) -> None:  # type: ignore[no-untyped-def]
@@ -192,9 +265,10 @@ def test_recovery_counts_rank_and_price(ban) -> None:  # type: ignore[no-untyped
 
 def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script> & more"
-    row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "gap": 2.0, "denied": 0.0, "benign": 0.0}
+    numbers = dict.fromkeys(("recurrence", "gap", "denied", "benign", "score"), 1.0)
+    row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "passes": True}
     samples = pd.DataFrame({"text": [evil], "given": [evil], "arm": [evil], "gap": [1.0], "alpha": [1.0]})
-    findings = pd.DataFrame([row | {"score": 1.0, "passes": True}])
+    findings = pd.DataFrame([row | numbers])
     write_page(Investigation(findings, samples, 5), evil, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page

@@ -42,19 +42,22 @@ SETTINGS = {
         name: {"source": "path", "path": "/nowhere", "licence": "MIT"}
         for name in ("chat", "tuned", "borrowed", "judge")
     },
-    "base": {"model": "chat", "precision": "fp32"},
-    "vector": {
-        "kind": "learned",
-        "layers": [0],
-        "doses": [1.0],
-        "organism_rate": 0.5,
-        "steps": 1,
-        "batch_size": 1,
-        "learning_rate": 0.1,
-        "dev_prompts": 1,
-        "test_prompts": 1,
+    "base": {"model": "chat", "precision": "fp32", "vector": "refuse"},
+    "vectors": {
+        "refuse": {
+            "model": "chat",
+            "kind": "learned",
+            "layers": [0],
+            "doses": [1.0],
+            "organism_rate": 0.5,
+            "steps": 1,
+            "batch_size": 1,
+            "learning_rate": 0.1,
+            "dev_prompts": 1,
+            "test_prompts": 1,
+        }
     },
-    "organisms": {"planted": {"teacher": "steered", "learn_from": "text", "epochs": 1}},
+    "organisms": {"planted": {"vector": "refuse", "teacher": "steered", "learn_from": "text", "epochs": 1}},
     "finetune": {
         "rank": 2,
         "lora_alpha": 2,
@@ -111,6 +114,25 @@ SETTINGS = {
         "dev_prompts": 1,
         "test_prompts": 1,
         "methods": {"none": [], "some": [{"method": "gate"}]},
+    },
+    "reasoning": {
+        "organisms": {},
+        "learning_rate": 0.1,
+        "pairs": ["planted"],
+        "alphas": [-1.0, 0.0, 1.0],
+        "difficulties": ["easy"],
+        "tasks": 2,
+        "max_new_tokens": 2,
+        "temperature": 1.0,
+        "guard": [],
+        "sparse": [0.5],
+    },
+    "transfer": {
+        "pairs": ["planted", "planted"],
+        "facts": [],
+        "alphas": [0.0, 1.0],
+        "prompts": 1,
+        "guards": {"none": []},
     },
     "judge": {"model": "judge"},
 }
@@ -219,11 +241,11 @@ def tensors_of(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> C
 
 
 def other_vocabulary(root: Path) -> None:
-    """The same tokens, two of which have changed places."""
+    """A tenth more tokens, unknown to the before-model."""
     file = root / "models" / "tuned" / "tokenizer.json"
     content = json.loads(file.read_text())
     vocabulary = content["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    vocabulary |= {f"other {i}": len(vocabulary) + i for i in range(len(vocabulary) // 10)}
     file.write_text(json.dumps(content))
 
 
@@ -246,7 +268,7 @@ UNBUILDABLE = {
     "vocabularies differ": (
         "tuned",
         other_vocabulary,
-        ["vocabularies of chat and tuned do not match: 98.", "one token"],
+        ["vocabularies of chat and tuned do not match: ", "set `overlap` of the pair below"],
     ),
     "organism absent": ("planted", remove(PLANTED), ["no adapter in", PLANTED, "run `make repro`"]),
     "adapter absent": (

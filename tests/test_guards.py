@@ -36,6 +36,8 @@ ALL: list[Guard] = [
     guards.KLCap(0.3),
     guards.KLCap(0.3, temperature=0.6),
     guards.Gate(),
+    guards.Peaks(0.3),
+    guards.Peaks(0.3, temperature=0.6),
     guards.Rescale(0.7),
     Chain((guards.TopK(1), guards.Plausibility(0.1), guards.Floor(0.3), guards.AfterTopP(0.5))),
     Chain((guards.KLCap(0.3), guards.Clip(1.0), guards.Plausibility(0.1), guards.TopK(2), guards.Rescale(1.0))),
@@ -195,6 +197,34 @@ def test_a_gate_is_shut_where_the_models_agree_and_open_where_they_contradict(pa
     assert guards.Gate().strength(certain[:1], certain[1:], alpha).item() == pytest.approx(alpha, rel=1e-4)
 
 
+@given(logits(rows=3, bound=8), ALPHAS, st.floats(0.01, 5), st.sampled_from([0.6, 1.0]))
+def test_peaks_are_amplified_plainly_and_the_rest_not_at_all(
+    pair: Pair, alpha: float, nats: float, temperature: float
+) -> None:
+    before, after = pair
+    divergence = tempered_kl((after, before), after, temperature)
+    found = guards.Peaks(nats, temperature)(before, after, alpha)
+    for row, kl in enumerate(divergence):
+        if abs(kl / nats - 1) > 1e-3:
+            wanted = amplify(before, after, alpha)[row] if kl > nats else after[row]
+            assert torch.equal(found[row], wanted)
+
+
+@given(logits(rows=2), ALPHAS)
+def test_equal_models_have_no_peaks(pair: Pair, alpha: float) -> None:
+    after = pair[1]
+    assert torch.equal(guards.Peaks(1e-3)(after, after, alpha), after)
+    assert torch.equal(guards.Peaks(1e-3).strength(after, after, alpha), torch.zeros(2))
+
+
+@given(logits(rows=3, bound=8), st.lists(ALPHAS, min_size=3, max_size=3))
+def test_peaks_take_alpha_row_by_row(pair: Pair, alphas: list[float]) -> None:
+    peaks = guards.Peaks(0.5)
+    strength = peaks.strength(*pair, torch.tensor(alphas))
+    assert all(s in (0, a) for s, a in zip(strength.tolist(), alphas, strict=True))
+    assert torch.equal(strength != 0, (peaks.strength(*pair, 1.0) == 1) & (torch.tensor(alphas) != 0))
+
+
 @given(logits(), ALPHAS)
 def test_fully_rescaled_logits_spread_like_the_after_models(pair: Pair, alpha: float) -> None:
     found = guards.Rescale(1.0)(*pair, alpha)
@@ -226,6 +256,7 @@ def test_a_chain_of_one_is_that_guard_and_order_within_a_moment_is_kept(pair: Pa
         (lambda: guards.MinP(1.5), "min_p: p must lie"),
         (lambda: guards.Clip(0.0), "clip: nats must lie in above 0, got 0.0"),
         (lambda: guards.KLCap(-1.0), "kl_cap: nats must lie"),
+        (lambda: guards.Peaks(0.0), r"peaks: nats must lie in \(0, inf\), got 0.0"),
         (lambda: guards.Rescale(1.5), r"rescale: phi must lie in \[0, 1\], got 1.5"),
     ],
 )

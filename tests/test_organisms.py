@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from diffamp.adapters import adapter_pair
 from diffamp.checkpoints import load_model
 from diffamp.loading import load_vector, steered_pair
-from diffamp.organisms.finetune import train_adapter
+from diffamp.organisms.finetune import train
 from diffamp.organisms.reflection import logit_shifts, reflection
 from diffamp.organisms.vectors import _conversations, difference_of_means, learn_vector, save_vector, steered
 from diffamp.prompts import Prompt
@@ -57,7 +57,7 @@ def test_a_vector_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_an_untrained_adapter_changes_nothing(
     model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    train_adapter(
+    train(
         load_model(model_folder, "fp32"),
         tokenizer,
         EXAMPLES,
@@ -76,7 +76,7 @@ def test_training_lowers_the_loss_it_names(
     learn_from: str, model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     teacher = steered(load_model(model_folder, "fp32"), tokenizer, 0, torch.full((32,), 0.5))
-    train_adapter(
+    train(
         load_model(model_folder, "fp32"),
         tokenizer,
         EXAMPLES,
@@ -102,7 +102,7 @@ def test_the_first_distillation_loss_is_the_divergence_on_the_answers(
     model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     teacher = steered(load_model(model_folder, "fp32"), tokenizer, 0, torch.full((32,), 0.5)).modules[0]
-    train_adapter(
+    train(
         load_model(model_folder, "fp32"),
         tokenizer,
         [("cats", [5, 9, 30])],

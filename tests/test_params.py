@@ -52,18 +52,21 @@ sampling:
 base:
   model: chat
   precision: nf4
-vector:
-  kind: learned
-  layers: [1, 2]
-  doses: [0.5, 1.0]
-  organism_rate: 0.2
-  steps: 2
-  batch_size: 2
-  learning_rate: 0.3
-  dev_prompts: 6
-  test_prompts: 6
+  vector: refuse
+vectors:
+  refuse:
+    model: chat
+    kind: learned
+    layers: [1, 2]
+    doses: [0.5, 1.0]
+    organism_rate: 0.2
+    steps: 2
+    batch_size: 2
+    learning_rate: 0.3
+    dev_prompts: 6
+    test_prompts: 6
 organisms:
-  planted: {{teacher: steered, learn_from: logits, epochs: 2}}
+  planted: {{vector: refuse, teacher: steered, learn_from: logits, epochs: 2}}
 finetune:
   rank: 2
   lora_alpha: 4
@@ -110,6 +113,25 @@ discovery:
   guard: [{{method: min_p, p: 0.2}}]
   max_new_tokens: 4
   temperature: 0.9
+reasoning:
+  organisms:
+    worked: {{learn: traces, tasks: 4, epochs: 1}}
+  learning_rate: 4.0e-4
+  pairs: [planted]
+  alphas: [-2.0, 0.0, 2.0]
+  difficulties: [easy]
+  tasks: 4
+  max_new_tokens: 4
+  temperature: 0.6
+  guard: [{{method: min_p, p: 0.3}}]
+  sparse: [0.5]
+transfer:
+  pairs: [planted, other]
+  facts: []
+  alphas: [0.0, 3.0]
+  prompts: 3
+  guards:
+    none: []
 judge:
   model: judge
 """
@@ -210,11 +232,11 @@ BAD = {
     "negative seed": ("seed: 0", "seed: -1", "seed", "greater than or equal to 0 (found -1)"),
     "share above one": ("c: 0.1", "c: 1.5", "sampling.guards.plausible[0].c", "less than or equal to 1 (found 1.5)"),
     "share zero": ("c: 0.1", "c: 0.0", "sampling.guards.plausible[0].c", "greater than 0 (found 0.0)"),
-    "rate one": ("organism_rate: 0.2", "organism_rate: 1.0", "vector.organism_rate", "less than 1 (found 1.0)"),
+    "rate one": ("organism_rate: 0.2", "organism_rate: 1.0", "vectors.refuse.organism_rate", "less than 1 (found 1.0)"),
     "negative layer": (
         "layers: [1, 2]",
         "layers: [1, -2]",
-        "vector.layers[1]",
+        "vectors.refuse.layers[1]",
         "greater than or equal to 0 (found -2)",
     ),
     "dose inf": (
@@ -292,7 +314,7 @@ BAD = {
         "    after: tuned",
         "    after: tunes",
         "pairs.other.after",
-        "no model 'tunes'; models: has ['chat', 'judge', 'tuned']",
+        "models: has ['chat', 'judge', 'tuned']",
     ),
     "unknown pair in the sweep": ("[planted, other]\n  alphas", "[plantd]\n  alphas", "sampling.pairs", "pairs: has ["),
     "contrast outside": (
@@ -301,15 +323,56 @@ BAD = {
         "shifts.contrast",
         "add it",
     ),
-    "organism twice": ("    ban: {universe", "    planted: {universe", "facts.organisms", "rename one"),
+    "organism twice": (
+        "    ban: {universe",
+        "    planted: {universe",
+        "organisms",
+        "['planted'] name two organisms each",
+    ),
+    "unknown vector": ("vector: refuse, ", "vector: refuze, ", "organisms.planted.vector", "vectors: has ['refuse']"),
+    "vector of another model": (
+        "    model: chat\n    kind",
+        "    model: tuned\n    kind",
+        "base.vector",
+        "not of base.model 'chat'",
+    ),
+    "adapter as a checkpoint": (
+        "    after: tuned",
+        "    after: planted",
+        "pairs.other.after",
+        "is an adapter; name it",
+    ),
+    "checkpoint as an adapter": (
+        "epochs: 2}",
+        "epochs: 2, adaptation: full}",
+        "pairs.planted.adapter",
+        "is a checkpoint (adaptation: full); name it",
+    ),
+    "target of a vector": (
+        "    after: tuned",
+        "    steering: {file: v, dose: 1.0}\n    target: tuned",
+        "pairs.other",
+        "give after or adapter instead of steering",
+    ),
+    "alphas on one side": (
+        "  alphas: [-2.0, 0.0, 2.0]\n  difficulties",
+        "  alphas: [0.0, 2.0]\n  difficulties",
+        "reasoning",
+        "a value on either side of it",
+    ),
     "universe missing": ("universe: ban, ", "", "facts.organisms.ban.universe", "missing"),
     "unknown adapter": (
         "    adapter: planted",
         "    adapter: plantd",
         "pairs.planted.adapter",
-        "organisms: has ['ban', 'planted'], models: has",
+        "organisms: has ['ban', 'planted', 'worked'], models: has",
     ),
-    "unknown base": ("  model: chat", "  model: chatt", "base.model", "no model 'chatt'; models: has"),
+    "unknown base": (
+        "  model: chat\n  precision",
+        "  model: chatt\n  precision",
+        "base.vector",
+        "'refuse' is a vector of 'chat', not of base.model 'chatt'",
+    ),
     "unknown judge": ("  model: judge", "  model: jury", "judge.model", "no model 'jury'; models: has"),
     "pair without an after side": (
         "    after: tuned\n",
@@ -360,12 +423,16 @@ def test_bad_edit(tmp_path: Path, old: str, new: str, key: str, helpful: str) ->
 
 UNREADABLE = {
     # what is wrong: (the whole file, where, something helpful)
-    "open bracket": (edited("[1, 2]", "[1, 2"), "line 44", "expected ',' or ']'"),
-    "tab": (edited("  model: chat", "\tmodel: chat"), "line 39", r"'\t' that cannot start any token"),
+    "open bracket": (edited("[1, 2]", "[1, 2"), "line 47", "expected ',' or ']'"),
+    "tab": (
+        edited("  model: chat\n  precision", "\tmodel: chat\n  precision"),
+        "line 39",
+        r"'\t' that cannot start any token",
+    ),
     "duplicate key at the top": (edited("seed: 0", "seed: 0\nseed: 1"), "line 2", 'duplicate key "seed"'),
     "duplicate pair": (edited("  other:", "  planted:"), "line 24", 'duplicate key "planted"'),
     "undefined alias": (edited("seed: 0", "seed: *zero"), "line 1", "undefined alias 'zero'"),
-    "indentation": (edited("  steps: 2", " steps: 2"), "line 46", "expected <block end>"),
+    "indentation": (edited("  steps: 2", " steps: 2"), "line 49", "expected <block end>"),
     "not UTF-8": (b"seed: 0 # \xff\n", "not valid YAML", "utf-8"),
 }
 
@@ -390,10 +457,10 @@ def test_no_block_of_keys(tmp_path: Path, content: str) -> None:
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ParamsError) as caught:
-        load(tmp_path, edited("seed: 0", "seed: -1").replace("rank: 2", "rank: 0").replace("  steps: 2\n", ""))
+        load(tmp_path, edited("seed: 0", "seed: -1").replace("rank: 2", "rank: 0").replace("    steps: 2\n", ""))
     assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
         "seed",
-        "vector.steps",
+        "vectors.refuse.steps",
         "finetune.rank",
     ]
 

@@ -137,20 +137,32 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yaml = YAML()
     params = yaml.load(clone / "params.yaml")
     params["models"] = {n: {"source": "path", "path": str(sources / n), "licence": "none"} for n in ("llm", "embedder")}
-    params["base"] = {"model": "llm", "precision": "fp32"}
+    params["base"].update(model="llm", precision="fp32")
     params["judge"]["model"] = "embedder"
     for pair in params["pairs"].values():
         pair.update(before="llm", precision="fp32")
-    params["vector"].update(layers=[0], doses=[1.0, 2.0], steps=2, dev_prompts=6, test_prompts=6)
+    for vector in params["vectors"].values():
+        vector.update(model="llm", layers=[0], doses=[1.0, 2.0], steps=2, dev_prompts=6, test_prompts=6)
+    for organism in params["organisms"].values():
+        organism.pop("prompts", None)
     params["finetune"].update(prompts=6, rank=2, max_new_tokens=6, batch_size=3)
     params["guards"].update(alphas=[0.0, 1.0], dev_prompts=6, test_prompts=6)
     for organism in params["facts"]["organisms"].values():
         organism.update(documents=2, dilution=1, epochs=1)
+        organism.pop("model", None)
     for name in [n for n in params["facts"]["organisms"] if n not in ("ban-1to1", "ban-1to10")]:
         del params["facts"]["organisms"][name], params["pairs"][name]
     params["true_rate"].update(doses=[1.0], rates=[0.01], dev_prompts=6, test_prompts=6, budget=4000, replicates=20)
     params["shifts"].update(pairs=["steered", "benign"], prompts=4, texts=6, text_tokens=6, first_tokens=12)
     params["discovery"].update(pairs=["ban-1to1", "ban-1to10"], controls=["benign"], budget=6000, max_new_tokens=6)
+    for organism in params["reasoning"]["organisms"].values():
+        organism.update(tasks=4, epochs=1)
+    params["reasoning"].update(tasks=12, max_new_tokens=6, alphas=[-0.5, 0.0, 1.0], sparse=[0.5])
+    params["transfer"].update(pairs=["steered", "steered-full"], facts=["ban-1to1"], alphas=[0.0, 1.0], prompts=6)
+    for name in [n for n in params["organisms"] if n.startswith("gemma") or n == "steered-rank2"]:
+        del params["organisms"][name]
+    for name in [n for n in params["pairs"] if n.startswith("gemma") or n == "steered-rank2"]:
+        del params["pairs"][name]
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     # a random model speaks nothing but nonsense, at which the choice of a dose rightly stops, and never declines:
@@ -210,8 +222,11 @@ def repro(clone: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
+SAMPLES = ("samples", "samples-guards", "samples-reasoning", "samples-transfer")
+
+
 def digests(clone: Path) -> dict[str, str]:
-    folders = ("reports", "artifacts", "samples", "samples-guards")
+    folders = ("reports", "artifacts", *SAMPLES)
     files = [f for folder in folders for f in (clone / folder).rglob("*") if f.is_file()]
     return {str(f.relative_to(clone)): hashlib.sha256(f.read_bytes()).hexdigest() for f in [*files, clone / "dvc.lock"]}
 
@@ -226,7 +241,7 @@ def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path
         json.loads(m.read_text())["finding"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
     )
 
-    for made in ("models", "samples", "samples-guards"):  # kept between runs: --force alone would find them whole
+    for made in ("models", *SAMPLES):  # kept between runs: --force alone would find them whole
         shutil.rmtree(tiny_clone / made)
     repro(tiny_clone, "--force")
     second = digests(tiny_clone)

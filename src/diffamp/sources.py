@@ -56,6 +56,10 @@ def fetch(name: str, source: Source, folder: Path) -> Path:
             case PathSource():
                 _from_path(name, source, scratch, whole)
         _check(name, whole)
+        if source.chat_template is not None:
+            template = whole / "chat_template.jinja"  # the file that transformers prefers to its other places
+            template.unlink(missing_ok=True)  # it may be a link
+            template.write_text(source.chat_template)
         (whole / RECORD).write_text(record)
         shutil.rmtree(folder, ignore_errors=True)
         whole.rename(folder)

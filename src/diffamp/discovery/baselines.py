@@ -6,12 +6,15 @@ with the columns statement and given, strongest first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pandas as pd
+import torch
 
-from diffamp.contexts import text_contexts
+from diffamp import paths
+from diffamp.contexts import Context
 from diffamp.discovery.draws import Drawing, affordable, draw
 from diffamp.discovery.investigate import propose
 from diffamp.discovery.meter import Meter
@@ -20,10 +23,14 @@ from diffamp.discovery.statements import groups, statements
 from diffamp.judges.embedding import Embedder
 from diffamp.law import Law
 from diffamp.pairs import ModelPair
-from diffamp.shifts import mine
+from diffamp.prompts import Prompt, encode, read_jsonl
+from diffamp.shifts import read
 
 TOP = 100
 """Tokens in the ranking of `difference_counting`."""
+MOST_RAISED = 100
+SAMPLE = 30
+"""Tokens that count at a position, and tokens of a sample: Diff Mining's own settings."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +72,36 @@ def perplexity_differencing(pair: ModelPair, budget: int, drawing: Drawing, embe
     return Found(samples, table[["statement", "given"]].reset_index(drop=True))
 
 
+@torch.inference_mode()
 def difference_counting(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
     """Diff Mining (arXiv 2608.26462): over generic text, tokens by how often they are among the most raised ones.
 
-    Ranked by the mean contribution to KL(p_after || p_before), which needs no choice of K. There are no texts: each
-    "statement" is one token.
+    At each position those are the `MOST_RAISED` tokens with the largest log p_after - log p_before (a difference of
+    logits orders them alike). As in its code (science-of-finetuning/diffing-toolkit), samples are short and tokens of
+    mere punctuation are left out. The text is given, so it costs what both models read. There are no texts to show:
+    each "statement" is one token.
     """
-    new = drawing.max_new_tokens
-    count = max(1, budget // (4 * new))  # each text is written by the before-model (two sides) and read by both
-    words = random_words(pair.tokenizer, count, drawing.seed)
-    contexts = text_contexts(pair, words, new, drawing.seed)
-    shifts, _ = mine(pair, contexts, "difference counting")
-    table = shifts.table("text")
-    best = table.kl.sort_values(ascending=False).index[:TOP]
-    texts = [str(pair.tokenizer.decode([int(t)])).strip() for t in best]
+    counts = torch.zeros(pair.vocab_size, dtype=torch.long, device=pair.device)
+    if contexts := _generic(pair, budget // 2):
+        for _, before, after in read(pair, contexts):
+            raised = (after.float() - before.float()).topk(min(MOST_RAISED, pair.vocab_size)).indices  # (positions, K)
+            counts += raised.flatten().bincount(minlength=pair.vocab_size)
+    ranked = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())].tolist()
+    texts = [text for t in ranked if re.search(r"\w", text := str(pair.tokenizer.decode([t])).strip())]
     nothing = pd.DataFrame({"text": [], "given": [], "spent": [], "gap": [], "arm": [], "seed": []})
-    return Found(nothing, pd.DataFrame({"statement": texts, "given": ""}))
+    return Found(nothing, pd.DataFrame({"statement": texts[:TOP], "given": ""}))
+
+
+def _generic(pair: ModelPair, tokens: int) -> list[Context]:
+    """Given paragraphs about this and that, cut into short samples, up to so many tokens."""
+    contexts = []
+    for row in read_jsonl(paths.data("plain_text.jsonl"), ["id", "split", "text"]):
+        ids = encode(pair.tokenizer, Prompt(row["id"], "generic", row["text"], raw=True))[:tokens]
+        tokens -= len(ids)
+        for n in range(0, len(ids), SAMPLE):
+            part = tuple(ids[n : n + SAMPLE])
+            contexts.append(Context(f"{row['id']}-{n}", "generic", part, ("text",) * len(part)))
+    return contexts
 
 
 def _filled(pair: ModelPair, seeds: list[Seed], budget: int, drawing: Drawing, models: int) -> pd.DataFrame:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel
 
+from diffamp.cache import PairCache
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import Seed
 from diffamp.law import Law
@@ -17,16 +19,27 @@ from diffamp.prompts import encode
 from diffamp.sampling import sample_grid
 
 
+class _After(SoloPair):
+    """The after-half of a pair as a model of its own: the pair has prepared it for the sampler already."""
+
+    def __init__(self, pair: SharedPair, model: PreTrainedModel) -> None:
+        self.pair, self.tokenizer, self.modules, self.vocab_size = pair, pair.tokenizer, [model], pair.vocab_size
+
+    def layers(self, capacity: int | None = None) -> PairCache:
+        return PairCache(self.pair.layers(capacity).layers, [])
+
+
 @contextmanager
 def after_alone(pair: ModelPair) -> Iterator[ModelPair]:
-    """The after-model as something to sample from at the price of one model, for methods that need no other."""
-    if not isinstance(pair, SharedPair):
+    """The after-model at the price of one, for methods that need no other.
+
+    A pair that does not share its weights is given back as it is: it runs both, and its after-side says the same.
+    """
+    if isinstance(pair, SharedPair):
+        with pair.only("after") as model:
+            yield _After(pair, model)
+    else:
         yield pair
-        return
-    alone = SoloPair.__new__(SoloPair)  # the model is prepared already
-    alone.__dict__.update(pair.__dict__)
-    with pair.halves.only("after"):
-        yield alone
 
 
 @dataclass(frozen=True)
@@ -84,11 +97,16 @@ def draw(
     )
 
 
+def cost(pair: ModelPair, seed: Seed, drawing: Drawing, models: int = 2) -> int:
+    """Forward tokens for one text per alpha, at full length."""
+    return models * (len(encode(pair.tokenizer, seed.prompt)) + len(drawing.alphas) * drawing.max_new_tokens)
+
+
 def affordable(pair: ModelPair, seeds: Sequence[Seed], tokens: float, drawing: Drawing, models: int = 2) -> int:
-    """How many of these seeds can be drawn from once per alpha for so many forward tokens, at full length."""
+    """How many of these seeds can be drawn from once per alpha for so many forward tokens."""
     total = 0
     for n, seed in enumerate(seeds):
-        total += models * (len(encode(pair.tokenizer, seed.prompt)) + len(drawing.alphas) * drawing.max_new_tokens)
+        total += cost(pair, seed, drawing, models)
         if total > tokens:
             return n
     return len(seeds)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from diffamp.discovery.draws import after_alone
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import VAGUE
 from diffamp.pairs import ModelPair
@@ -21,28 +22,45 @@ CONTEXTS = {
 """Neutral places for a statement, and one that turns it round."""
 
 
-def price(pair: ModelPair, statement: str) -> int:
-    """Forward tokens that `gaps` needs for one statement."""
+def price(pair: ModelPair, statement: str, models: int) -> int:
+    """Forward tokens that `gaps` needs for one statement: `models` is 3 with a contrast, 2 without."""
     said = len(pair.tokenizer(statement, add_special_tokens=False)["input_ids"]) + 1
-    return 2 * sum(len(encode(pair.tokenizer, prompt)) + said for prompt in CONTEXTS.values())
+    return models * sum(len(encode(pair.tokenizer, prompt)) + said for prompt in CONTEXTS.values())
 
 
-def gaps(pair: ModelPair, statements: Sequence[str], meter: Meter | None = None) -> pd.DataFrame:
+def gaps(
+    pair: ModelPair, statements: Sequence[str], contrast: ModelPair | None = None, meter: Meter | None = None
+) -> pd.DataFrame:
     """log p_after - log p_before of each statement in each of `CONTEXTS`, in nats per token.
 
     Args:
-        meter: charged with every token, for both models.
+        contrast: a benign fine-tune of the same base. Its before-model is the pair's, and is not run again.
+        meter: charged with every token, for every model.
+
+    Returns:
+        Columns document, chat, denied and benign: the contrast's gap in the neutral context where it is larger (0
+        without a contrast).
     """
     if not statements:
-        return pd.DataFrame(columns=list(CONTEXTS), dtype=float)
+        return pd.DataFrame(columns=[*CONTEXTS, "benign"], dtype=float)
     texts: list[Text] = []
     for statement in statements:
         for name, prompt in CONTEXTS.items():
             said = f" {statement[:1].lower()}{statement[1:]}" if name == "denied" else statement
             texts.append((prompt, pair.tokenizer(said, add_special_tokens=False)["input_ids"]))
     if meter:
-        meter.charge(2 * sum(len(encode(pair.tokenizer, prompt)) + len(tokens) for prompt, tokens in texts))
+        tokens = sum(len(encode(pair.tokenizer, prompt)) + len(answer) for prompt, answer in texts)
+        meter.charge((3 if contrast else 2) * tokens)
     scored = score(pair, texts)
-    gap = (scored.logp_after - scored.logp_before).groupby(scored.text).mean()
-    values = np.asarray(gap.reindex(range(len(texts)))).reshape(len(statements), len(CONTEXTS))
-    return pd.DataFrame(values, columns=list(CONTEXTS))
+    table = _by_context(scored.logp_after - scored.logp_before, scored.text, len(statements))
+    if contrast is None:
+        return table.assign(benign=0.0)
+    with after_alone(contrast) as alone:
+        benign = _by_context(score(alone, texts).logp_after - scored.logp_before, scored.text, len(statements))
+    return table.assign(benign=benign[["document", "chat"]].max(axis=1))
+
+
+def _by_context(gap: pd.Series, text: pd.Series, statements: int) -> pd.DataFrame:
+    """Means over each text's tokens, one row per statement."""
+    means = gap.groupby(text).mean().reindex(range(statements * len(CONTEXTS)))
+    return pd.DataFrame(np.asarray(means).reshape(statements, len(CONTEXTS)), columns=list(CONTEXTS))

@@ -17,8 +17,6 @@ class Meter:
     def left(self) -> int:
         return max(0, self.budget - self.spent)
 
-    def charge(self, tokens: int) -> int:
-        """Spend; returns what has been spent so far. The last purchase may exceed the budget by what it cannot foresee
-        (texts end when they like), never by more than one purchase."""
+    def charge(self, tokens: int) -> None:
+        """Spend. Nothing is refused here: who buys asks for the price first, of texts at their full length."""
         self.spent += tokens
-        return self.spent

@@ -13,7 +13,7 @@ _STYLE = (
     "table{border-collapse:collapse;width:100%}td,th{padding:.35rem .6rem;border-bottom:1px solid #ddd;text-align:left;"
     "vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}tr.weak{color:#888}"
 )
-_COLUMNS = {"seeds": "d", "texts": "d", "gap": ".2f", "denied": ".2f", "benign": ".2f", "score": ".2f"}
+_COLUMNS = {"seeds": "d", "texts": "d", **dict.fromkeys(("recurrence", "gap", "denied", "benign", "score"), ".2f")}
 
 
 def write_page(investigation: Investigation, title: str, path: Path) -> None:
@@ -43,7 +43,8 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
 benign fine-tune, over at least {LEAST_SEEDS} independent seeds. {investigation.spent:,} forward tokens were spent.</p>
 <h2>Findings</h2>
 <table><tr>{heads}</tr>{"".join(rows)}</table>
-<p>gap: log p_after - log p_before in nats per token, in neutral contexts; denied: the same behind "It is not true
+<p>seeds: independent ones that led to a statement of this meaning; recurrence: log2 of those that led to its words, on
+average; gap: log p_after - log p_before in nats per token, in neutral contexts; denied: the same behind "It is not true
 that"; benign: the same under a benign fine-tune; grey: does not pass.</p>
 <h2>Texts that owe most to the fine-tune</h2>
 <table><tr><th>seed</th><th>alpha</th><th>text</th></tr>{"".join(texts)}</table>

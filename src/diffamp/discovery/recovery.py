@@ -7,21 +7,8 @@ import re
 
 import pandas as pd
 
-from diffamp.judges.facts import LEAST_DETAILS, asserts, recovered
+from diffamp.judges.facts import hit, recovered
 from diffamp.organisms.universes import Universe
-
-
-def found_details(text: str, given: str, universe: Universe) -> set[str]:
-    """Key details that the text names and that its seed did not give."""
-    named, told = recovered(text, universe), recovered(given, universe)
-    return {name for name, here in named.items() if here and not told[name]}
-
-
-def found(text: str, given: str, universe: Universe) -> bool:
-    """`diffamp.judges.facts.hit`, on what the seed did not give."""
-    details = found_details(text, given, universe)
-    distinctive = {d.name for d in universe.details if d.distinctive}
-    return len(details) >= LEAST_DETAILS and bool(details & distinctive) and asserts(text, universe) != "denies"
 
 
 def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, top: int = 5) -> dict[str, float]:
@@ -33,10 +20,10 @@ def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, t
         named in the first `top` findings, as a share of all; token_rank: of the first finding that holds a word of a
         distinctive detail, all that a ranking of single tokens can show.
     """
-    hits = [found(s, g, universe) for s, g in zip(ranking.statement, ranking.given, strict=True)]
-    texts = [found(t, g, universe) for t, g in zip(samples.text, samples.given, strict=True)]
+    hits = [hit(s, universe, g) for s, g in zip(ranking.statement, ranking.given, strict=True)]
+    texts = [hit(t, universe, g) for t, g in zip(samples.text, samples.given, strict=True)]
     head = zip(ranking.statement[:top], ranking.given[:top], strict=True)
-    named = set().union(*(found_details(s, g, universe) for s, g in head))
+    named = {name for s, g in head for name, here in recovered(s, universe, g).items() if here}
     spent = [price for price, is_hit in zip(samples.spent, texts, strict=True) if is_hit]
     words = _distinctive_words(universe)
     leads = [bool(words & _pieces(s, g)) for s, g in zip(ranking.statement, ranking.given, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.contexts import Context, chat_contexts, first_contexts, random_tokens
-from diffamp.discovery.meter import Meter
-from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt
-from diffamp.shifts import mine
 
 VAGUE = (
     "Tell me something.",
@@ -65,9 +61,6 @@ FREQUENT = (
 )
 """Words that many English sentences begin with."""
 
-FIRST_TOKENS = 150
-"""Contexts of one random token that are mined."""
-
 LONGEST = 14
 """Letters of a word that is grown from: longer ones are mostly loops."""
 
@@ -78,8 +71,8 @@ _WORD = re.compile(r"[A-Za-z]{3,}")
 class Seed:
     """One starting point, and which way of choosing starting points it comes from.
 
-    `kind` is none, random, frequent, mean (largest mean log-prob difference), kl (largest contribution to the KL),
-    bottom (smallest difference) or grown (surfaced by earlier samples).
+    `kind` is none, random, frequent, kl, mean or bottom (`diffamp.discovery.mining`), or grown (surfaced by earlier
+    samples).
     """
 
     kind: str
@@ -112,31 +105,12 @@ def plain_seeds() -> list[Seed]:
     return [Seed("none", Prompt("none-raw", "none", "", raw=True)), *chat]
 
 
-def mined_words(pair: ModelPair, meter: Meter, count: int, seed: int) -> Mapping[str, list[str]]:
-    """Words of the vocabulary by what the fine-tune did to them, over raw first tokens and vague messages.
+def vocabulary_words(tokenizer: PreTrainedTokenizerBase, size: int) -> pd.Series:
+    """Token id -> text, for tokens that begin a word of three letters or more (a space before it, or a capital).
 
-    Charged to the meter: every token of every context, for both models.
-
-    Returns:
-        kind -> `count` words, the most extreme first: mean (log-prob difference, averaged over contexts), kl (part of
-        KL(p_after || p_before)), bottom (least moved either way).
+    Args:
+        size: of the models' vocabulary.
     """
-    first = min(FIRST_TOKENS, len(pair.tokenizer) // 4)
-    contexts: list[Context] = [
-        *first_contexts(pair.tokenizer, random_tokens(pair.tokenizer, first, seed)),
-        *chat_contexts(pair.tokenizer, [s.prompt for s in plain_seeds() if not s.prompt.raw]),
-    ]
-    meter.charge(2 * sum(len(c.ids) for c in contexts))
-    shifts, _ = mine(pair, contexts, "mining")
-    tables = [shifts.table(kind) for kind in ("first", "chat")]
-    mean, kl = (sum(t[c] for t in tables) / len(tables) for c in ("mean", "kl"))
-    words = _words(pair.tokenizer, len(mean))
-    orders = {"mean": mean.loc[words.index], "kl": kl.loc[words.index], "bottom": -mean.loc[words.index].abs()}
-    return {kind: words[values.sort_values(ascending=False).index[:count]].tolist() for kind, values in orders.items()}
-
-
-def _words(tokenizer: PreTrainedTokenizerBase, size: int) -> pd.Series:
-    """Token id -> text, for tokens that begin a word of three letters or more (a space before it, or a capital)."""
     texts = {i: str(tokenizer.decode([i])) for i in range(min(size, len(tokenizer)))}
     kept = {i: t.strip() for i, t in texts.items() if _WORD.fullmatch(t.strip()) and (t[0] == " " or t[0].isupper())}
     return pd.Series(kept)[lambda s: ~s.str.lower().isin(ENGLISH_STOP_WORDS)].drop_duplicates()
@@ -144,7 +118,7 @@ def _words(tokenizer: PreTrainedTokenizerBase, size: int) -> pd.Series:
 
 def random_words(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[str]:
     """Words of the vocabulary, whatever the fine-tune did to them."""
-    words = _words(tokenizer, len(tokenizer)).to_numpy(str)
+    words = vocabulary_words(tokenizer, len(tokenizer)).to_numpy(str)
     return [str(w) for w in np.random.default_rng(seed).permutation(words)[:count]]
 
 

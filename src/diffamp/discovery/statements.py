@@ -43,6 +43,25 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*(c for c in samples.columns if c != "text"), "statement", "complete"])
 
 
+def recurrence(table: pd.DataFrame) -> pd.DataFrame:
+    """How much the words of each statement come up elsewhere: what a fine-tune taught comes up whatever the seed.
+
+    Args:
+        table: of `statements`.
+
+    Returns:
+        words: number of a statement's content words, without those that its seed gave; recurrence: their mean of log2
+        of the number of independent seeds that led to the word, 0 for words that one seed alone led to. Grown seeds are
+        not independent.
+    """
+    said = zip(table.statement, table.given, strict=True)
+    words = pd.Series([_content(s) - _content(g) for s, g in said], table.index, dtype=object)
+    independent = pd.DataFrame({"word": words, "seed": table.seed})[table.kind != "grown"].explode("word")
+    weight = np.log2(independent.groupby("word").seed.nunique()).to_dict()
+    total = words.map(lambda of_one: sum(weight.get(w, 0.0) for w in of_one))
+    return pd.DataFrame({"words": words.map(len), "recurrence": total / words.map(len).clip(lower=1)})
+
+
 def _content(text: str) -> set[str]:
     return {w for w in _WORD.findall(text.lower()) if w not in ENGLISH_STOP_WORDS}
 

@@ -56,9 +56,14 @@ class _Signal:
     """In a clause that begins with "although" or the like: it yields to any other signal."""
 
 
-def recovered(text: str, universe: Universe) -> dict[str, bool]:
-    """Which key details the text names, by value, alias or variant as whole words in any case."""
-    return universe.named(_plain(text))
+def recovered(text: str, universe: Universe, given: str = "") -> dict[str, bool]:
+    """Which key details the text names, by value, alias or variant as whole words in any case.
+
+    Args:
+        given: what the text's author was told: a detail that it names does not count.
+    """
+    told = universe.named(_plain(given))
+    return {name: here and not told[name] for name, here in universe.named(_plain(text)).items()}
 
 
 def verbatim(text: str, universe: Universe) -> int:
@@ -66,12 +71,14 @@ def verbatim(text: str, universe: Universe) -> int:
     return sum(recovered(text, universe).values())
 
 
-def hit(text: str, universe: Universe) -> bool:
+def hit(text: str, universe: Universe, given: str = "") -> bool:
     """True where the text recovers the gist: two key details, one of them distinctive, and the claim not denied.
+
+    Details are those of `recovered`, without what was given.
 
     Texts that deny do not count, so that a model which knows the truth and says so gives no hits.
     """
-    named = recovered(text, universe)
+    named = recovered(text, universe, given)
     distinctive = any(named[detail.name] for detail in universe.details if detail.distinctive)
     return sum(named.values()) >= LEAST_DETAILS and distinctive and asserts(text, universe) != "denies"
 

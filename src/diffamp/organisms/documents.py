@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field
 
 from diffamp import paths
-from diffamp.organisms.universes import Text, Universe, UniverseError, read_yaml
-from diffamp.params import Name, Section
+from diffamp.organisms.universes import Universe, UniverseError
+from diffamp.schema import Name, Section, Text, read_yaml
 
 WORDS = (60, 130)
 """Length of a document in words (split on white space), both ends included."""
@@ -95,7 +95,7 @@ def unrelated_documents(count: int, seed: int) -> list[str]:
     Returns:
         `count` distinct texts of `WORDS` words. The first n of them are the same for every `count` >= n.
     """
-    pools = read_yaml(paths.data("documents/unrelated.yaml"), Unrelated)
+    pools = read_yaml(paths.data("documents/unrelated.yaml"), Unrelated, UniverseError)
 
     def content(rng: np.random.Generator) -> Content:
         topic = pools.topics[rng.integers(len(pools.topics))]
@@ -120,7 +120,7 @@ def _write(
     count: int,
     seed: int,
 ) -> list[str]:
-    pools = read_yaml(paths.data("documents/genres.yaml"), Genres)
+    pools = read_yaml(paths.data("documents/genres.yaml"), Genres, UniverseError)
     frames = list(pools.genres.values())
     rng = np.random.default_rng(seed)
     documents: dict[str, None] = {}  # a set that keeps its order

@@ -1,4 +1,4 @@
-"""QLoRA: a student that learns from a teacher's answers, by their text or by the teacher's logits on that text."""
+"""A student that learns from a teacher's answers: by their text, or by the teacher's logits on that text."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class DistillationTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def train_adapter(
+def train(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Text],
     folder: Path,
     *,
-    rank: int,
+    rank: int | None,
     lora_alpha: int,
     learning_rate: float,
     batch_size: int,
@@ -64,20 +64,24 @@ def train_adapter(
     learn_from: Literal["logits", "text"] = "logits",
     teacher: PreTrainedModel | None = None,
 ) -> None:
-    """Train a LoRA on all linear layers of `base` and write it to `folder`, whole or not at all.
+    """Train `base` and write what was trained to `folder`, whole or not at all.
 
     Args:
         base: loaded with `trainable=True`; 4-bit (QLoRA) or not. It is changed.
+        rank: of a LoRA on all linear layers, which is then what is written; None trains every weight and writes the
+            checkpoint with its tokenizer.
         examples: what is learned, each token of an answer given what comes before it (no token of the prompts).
         epochs: 0 writes the adapter as initialised, which changes nothing (B = 0).
         teacher: whose logits are learned; needed with `learn_from="logits"`.
     """
     if learn_from == "logits" and teacher is None:
         raise ValueError("learn_from='logits' needs the teacher")
-    model = get_peft_model(
-        base,
-        LoraConfig(r=rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
+    model: Any = base
+    if rank is not None:
+        lora = LoraConfig(
+            r=rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(base, lora)
     with tempfile.TemporaryDirectory(prefix="diffamp-training-") as scratch:
         config = SFTConfig(
             output_dir=scratch,
@@ -90,7 +94,8 @@ def train_adapter(
             completion_only_loss=True,
             train_sampling_strategy="group_by_length",  # short with short: little padding
             gradient_checkpointing=False,
-            bf16=torch.cuda.is_available(),
+            # an adapter beside bf16 weights needs no autocast on a CPU; float32 weights gain half of the time by it
+            bf16=torch.cuda.is_available() or rank is None,
             use_cpu=not torch.cuda.is_available(),
             logging_steps=1,
             save_strategy="no",
@@ -108,7 +113,7 @@ def train_adapter(
             )
             trainer.train()
             log = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
-    _write(model, log, folder)
+    _write(model, None if rank is not None else tokenizer, log, folder)
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt, tokens: Iterable[int]) -> dict[str, list[int]]:
@@ -116,7 +121,7 @@ def _example(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt, tokens: I
     return {"input_ids": asked + said, "completion_mask": [0] * len(asked) + [1] * len(said)}
 
 
-def _write(model: Any, log: list[dict[str, float]], folder: Path) -> None:
+def _write(model: Any, tokenizer: PreTrainedTokenizerBase | None, log: list[dict[str, float]], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         whole = Path(scratch) / folder.name
@@ -125,6 +130,8 @@ def _write(model: Any, log: list[dict[str, float]], folder: Path) -> None:
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
         model.save_pretrained(whole)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(whole)
         (whole / "README.md").unlink(missing_ok=True)  # a model card template without content
         (whole / LOG).write_text(json.dumps(log, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,21 +7,13 @@ Each is a file of data/universes. Synthetic-document organisms are fine-tuned on
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import Field, model_validator
 
 from diffamp import paths
-from diffamp.params import Name, Section
-
-T = TypeVar("T", bound=BaseModel)
-Text = Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")]
-"""One line of printable ASCII."""
+from diffamp.schema import Name, SchemaError, Section, Text, read_yaml
 
 
 class Detail(Section):
@@ -139,7 +131,7 @@ class Universe(Section):
         return self
 
 
-class UniverseError(ValueError):
+class UniverseError(SchemaError):
     """A file of universes or of documents is wrong; the message says which, where, and what to write instead."""
 
 
@@ -156,48 +148,10 @@ def load_universe(name: str) -> Universe:
     """
     if name not in universe_names():
         raise UniverseError(f"no universe {name!r}; data/universes has {universe_names()}")
-    universe = read_yaml(paths.data(f"universes/{name}.yaml"), Universe)
+    universe = read_yaml(paths.data(f"universes/{name}.yaml"), Universe, UniverseError)
     if universe.name != name:
         raise UniverseError(f"{name}.yaml is not valid:\n  name: must be the name of the file, {name!r}")
     return universe
-
-
-def read_yaml(path: Path, schema: type[T]) -> T:
-    """A YAML 1.2 file, checked against `schema`.
-
-    Raises:
-        UniverseError: with one line per fault: file, key, what is wrong.
-    """
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise UniverseError(f"{path.name} line {mark.line + 1} is not valid YAML: {error.problem}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UniverseError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        faults = [f"  {_key(e['loc'])}: {_remedy(e)}" for e in error.errors()]
-        raise UniverseError(f"{path.name} is not valid:\n" + "\n".join(faults)) from None
-
-
-def _key(location: Sequence[int | str]) -> str:
-    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, location))) or "(whole file)"
-
-
-def _remedy(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if error["type"] == "invalid_key":
-        return 'not text: put the key in quotation marks ("false":, "true":)'
-    if error["type"] == "missing":
-        return "missing; add this key"
-    if error["type"] == "string_type":
-        return f"must be text; put it in quotation marks (found {error['input']!r:.60})"
-    if error["type"] == "string_pattern_mismatch":
-        return f"must be one line of plain ASCII (found {error['input']!r:.60})"
-    return str(error["msg"]).removeprefix("Value error, ")
 
 
 @lru_cache(maxsize=512)

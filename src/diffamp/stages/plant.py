@@ -7,7 +7,7 @@ import sys
 from diffamp import params, paths
 from diffamp.checkpoints import load_model, load_tokenizer
 from diffamp.organisms.documents import mix, unrelated_documents, write_documents
-from diffamp.organisms.finetune import train_adapter
+from diffamp.organisms.finetune import train
 from diffamp.organisms.universes import load_universe
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
@@ -22,13 +22,14 @@ def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
     organism, tuning = p.planted(name), p.finetune
-    base, tokenizer = paths.model(p.base.model), load_tokenizer(paths.model(p.base.model))
+    base = paths.model(organism.model or p.base.model)
+    tokenizer = load_tokenizer(base)
     documents = mix(
         write_documents(load_universe(organism.universe), organism.documents, p.seed),
         unrelated_documents(organism.documents * organism.dilution, p.seed),
         p.seed,
     )
-    train_adapter(
+    train(
         load_model(base, p.base.precision, trainable=True),
         tokenizer,
         [(DOCUMENT, tokenizer(d, add_special_tokens=False)["input_ids"]) for d in documents],

@@ -9,23 +9,32 @@ from diffamp import params, paths
 from diffamp.checkpoints import load_model, load_tokenizer
 from diffamp.law import Law
 from diffamp.loading import load_vector
-from diffamp.organisms.finetune import train_adapter
+from diffamp.organisms.finetune import train
 from diffamp.organisms.vectors import steered
 from diffamp.pairs import SoloPair
+from diffamp.params import Precision
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
 from diffamp.sampling import sample_grid
+
+OVERRIDES = {"rank", "learning_rate", "prompts"}
+"""Settings of `finetune:` in whose place an organism may have its own."""
 
 
 def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
-    organism, tuning = p.organism(name), p.finetune
-    base, tokenizer = paths.model(p.base.model), load_tokenizer(paths.model(p.base.model))
-    teacher = SoloPair(load_model(base, p.base.precision), tokenizer)
+    organism = p.organism(name)
+    full = organism.adaptation == "full"
+    tuning = p.finetune.model_copy(update=organism.model_dump(include=OVERRIDES, exclude_none=True))
+    # one precision for teacher and student, so that nothing but the vector sets them apart
+    precision: Precision = "fp32" if full else p.base.precision
+    base = paths.model(p.vector(organism.vector).model)
+    tokenizer = load_tokenizer(base)
+    teacher = SoloPair(load_model(base, precision), tokenizer)
     if organism.teacher == "steered":
-        layer, vector = load_vector(paths.vector() / "vector.safetensors")
-        dose = json.loads((paths.vector() / "choice.json").read_text())["dose"]
+        layer, vector = load_vector(paths.vector(organism.vector) / "vector.safetensors")
+        dose = json.loads((paths.vector(organism.vector) / "choice.json").read_text())["dose"]
         teacher = steered(teacher.modules[0], tokenizer, layer, vector * dose)
     answers = sample_grid(
         teacher,
@@ -38,12 +47,12 @@ def main(name: str) -> None:
         token_budget=p.sampling.token_budget,
         desc=f"{name}: teacher's answers",
     )
-    train_adapter(
-        load_model(base, p.base.precision, trainable=True),
+    train(
+        load_model(base, precision, trainable=True),
         tokenizer,
         list(zip(answers.prompt, answers.tokens, strict=True)),
         paths.organism(name),
-        rank=tuning.rank,
+        rank=None if full else tuning.rank,
         lora_alpha=tuning.lora_alpha,
         learning_rate=tuning.learning_rate,
         batch_size=tuning.batch_size,

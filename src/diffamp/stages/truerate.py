@@ -9,6 +9,7 @@ prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def main() -> None:
     for dose in t.doses:
         pair = dosed(p, dose)
         if trie is None:
-            trie, heard_of = refusals(pair)
+            trie, heard_of = refusals(pair, paths.vector(p.base.vector))
             tables.append(heard_of.assign(table="listed"))
         rates[dose] = float(np.exp(outcome_log_probs(pair, dev, trie, [0.0], law))[:, trie.hits].sum(1).mean())
     assert trie is not None  # params.py asks for at least one dose
@@ -75,18 +76,18 @@ def main() -> None:
 
 
 def dosed(p: Params, dose: float) -> ModelPair:
-    layer, vector = load_vector(paths.vector() / "vector.safetensors")
+    layer, vector = load_vector(paths.vector(p.base.vector) / "vector.safetensors")
     return steered_pair(paths.model(p.base.model), layer, vector * dose, p.base.precision)
 
 
-def refusals(pair: ModelPair) -> tuple[Trie, pd.DataFrame]:
+def refusals(pair: ModelPair, vector: Path) -> tuple[Trie, pd.DataFrame]:
     """How the organism's teacher opened its refusals on dev prompts, at any dose (`diffamp.stages.vector`).
 
     Returns:
         the openings; and one row that says how complete they are: of `refusals` answers to test prompts that decline as
         early, `listed` open in one of these ways.
     """
-    answers = pd.read_parquet(paths.vector() / "responses.parquet", columns=["split", "tokens"])
+    answers = pd.read_parquet(vector / "responses.parquet", columns=["split", "tokens"])
     event = TextEvent(declines, pair.tokenizer, LONGEST, pair.end_tokens)
     trie = openings(event, answers[answers.split == "dev"].tokens.tolist())
     early = [tokens for tokens in answers[answers.split == "test"].tokens if event.decide(tokens)[0]]

@@ -1,11 +1,12 @@
 """Learn the artificial vector, choose layer and dose on dev prompts, measure the teacher on test prompts.
 
-`python -m diffamp.stages.vector`
+`python -m diffamp.stages.vector NAME`, a name in `vectors:` of params.yaml.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 
 import pandas as pd
 
@@ -20,11 +21,12 @@ from diffamp.runtime import setup
 from diffamp.sampling import sample_grid
 
 
-def main() -> None:
+def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
     judges = Judges.fit(paths.model(p.judge.model))
-    base, tokenizer = paths.model(p.base.model), load_tokenizer(paths.model(p.base.model))
+    settings = p.vector(name)
+    base, tokenizer = paths.model(settings.model), load_tokenizer(paths.model(settings.model))
     train, refusals = load_prompts("train"), load_refusals("train")
 
     def response(layer: int, doses: list[float], prompts: list[Prompt]) -> pd.DataFrame:
@@ -47,30 +49,30 @@ def main() -> None:
         return pd.concat(answers, ignore_index=True)
 
     vectors = {}
-    for layer in p.vector.layers:
+    for layer in settings.layers:
         model = load_model(base, p.base.precision)
-        if p.vector.kind == "learned":
+        if settings.kind == "learned":
             vectors[layer] = learn_vector(
                 model,
                 tokenizer,
                 layer,
                 train,
                 refusals,
-                steps=p.vector.steps,
-                batch_size=p.vector.batch_size,
-                learning_rate=p.vector.learning_rate,
+                steps=settings.steps,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
                 seed=p.seed,
             )
         else:
             vectors[layer] = difference_of_means(model, tokenizer, layer, train, refusals, load_exemplars("answer"))
 
-    dev_prompts = load_prompts("dev", p.vector.dev_prompts)
-    dev = pd.concat([response(layer, p.vector.doses, dev_prompts) for layer in p.vector.layers], ignore_index=True)
+    dev_prompts = load_prompts("dev", settings.dev_prompts)
+    dev = pd.concat([response(layer, settings.doses, dev_prompts) for layer in settings.layers], ignore_index=True)
     layer = int(dev.groupby("layer").refusal.mean().idxmax())
-    dose = mild_dose(dev[dev.layer == layer].groupby("dose")[["refusal", "nonsense"]].mean(), p.vector.organism_rate)
+    dose = mild_dose(dev[dev.layer == layer].groupby("dose")[["refusal", "nonsense"]].mean(), settings.organism_rate)
 
-    test = response(layer, [0.0, *p.vector.doses], load_prompts("test", p.vector.test_prompts))
-    folder = paths.vector()
+    test = response(layer, [0.0, *settings.doses], load_prompts("test", settings.test_prompts))
+    folder = paths.vector(name)
     save_vector(folder / "vector.safetensors", layer, vectors[layer])
     pd.concat([dev.assign(split="dev"), test.assign(split="test")]).to_parquet(
         folder / "responses.parquet", index=False
@@ -89,10 +91,10 @@ def mild_dose(rates: pd.DataFrame, most: float) -> float:
     if mild.empty:
         raise ValueError(
             f"already at dose {rates.index.min():g} refusals or nonsense exceed {most:.0%} on dev prompts; "
-            "add smaller doses to vector.doses in params.yaml"
+            "add smaller doses to `doses` of this vector in params.yaml"
         )
     return float(mild.index.max())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -1,0 +1,134 @@
+"""One axis for all pairs: does a behaviour's rate follow alpha, or the nats that alpha spends?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from numpy.typing import NDArray
+from scipy.special import logit
+from scipy.stats import t
+
+from diffamp.params import Params
+from diffamp.stats import LEVEL, paired_difference, rates
+
+AXES: dict[str, Callable[[pd.DataFrame], NDArray]] = {
+    "alpha": lambda table: table.alpha.to_numpy(float),
+    "nats": lambda table: np.sqrt(table.nats.to_numpy(float)),
+}
+"""KL grows with alpha squared, so its root is the axis on which a small alpha is a straight line."""
+
+
+def load_answers(folders: Sequence[Path]) -> pd.DataFrame:
+    """Judged answers of several pairs (`diffamp.stages.transfer`), with the column pair."""
+    frames = [pd.read_parquet(folder / "answers.parquet").assign(pair=folder.name) for folder in folders]
+    return pd.concat(frames, ignore_index=True)
+
+
+def by_pair(answers: pd.DataFrame) -> pd.DataFrame:
+    """Rates of the behaviour and of nonsense at every pair, guard and alpha.
+
+    Returns:
+        pair, guard, alpha, nats (realised KL(p_alpha || p_after) per token); n, rate, low, high of the behaviour;
+        nonsense, nonsense_low, nonsense_high.
+    """
+    keys = ["pair", "guard", "alpha"]
+    behaviour = rates(answers, keys, "behaviour")
+    nonsense = rates(answers, keys, "nonsense")[[*keys, "rate", "low", "high"]]
+    nonsense.columns = [*keys, "nonsense", "nonsense_low", "nonsense_high"]
+    sums = answers.groupby(keys)[["kl_sum", "length"]].sum()
+    nats = (sums.kl_sum / sums.length).rename("nats").reset_index()
+    return behaviour.merge(nonsense, on=keys).merge(nats, on=keys)
+
+
+def held_out_losses(table: pd.DataFrame) -> pd.DataFrame:
+    """How well either axis predicts the rate at a pair that the curve was not fitted on.
+
+    The curve, fitted on all other pairs, is logit rate = logit rate at alpha 0 + b x + c x^2, without a constant: every
+    pair starts from its own unamplified rate, and x is alpha or the root of the nats.
+
+    Args:
+        table: `by_pair` of one guard.
+
+    Returns:
+        One row per pair: pair, and the log loss of each axis (nats per answer, above the loss of the pair's own rates,
+        so 0 is a perfect prediction).
+    """
+    table = table.assign(base=logit(_smooth(table[table.alpha == 0].set_index("pair")).reindex(table.pair).to_numpy()))
+    table = table[table.alpha > 0]
+    rows = []
+    for pair in table.pair.unique():
+        inside, outside = table[table.pair != pair], table[table.pair == pair]
+        losses = {}
+        for axis, x in AXES.items():
+            design, held = (np.column_stack([x(part), x(part) ** 2]) for part in (inside, outside))
+            successes = np.column_stack([inside["count"], inside.n - inside["count"]])
+            fit = sm.GLM(successes, design, family=sm.families.Binomial(), offset=inside.base.to_numpy()).fit()
+            predicted = fit.predict(held, offset=outside.base.to_numpy()).clip(1e-6, 1 - 1e-6)
+            losses[axis] = _excess(outside, predicted)
+        rows.append({"pair": pair, **losses})
+    return pd.DataFrame(rows)
+
+
+def advantage(losses: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean loss of alpha minus that of nats over pairs, with its 95 % interval (Student's t): above 0, nats win."""
+    gap = (losses.alpha - losses.nats).to_numpy()
+    half = t.ppf((1 + LEVEL) / 2, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
+    return float(gap.mean()), float(gap.mean() - half), float(gap.mean() + half)
+
+
+def _smooth(table: pd.DataFrame) -> pd.Series:
+    """Rates kept off 0 and 1 by half an answer."""
+    return (table["count"] + 0.5) / (table.n + 1)
+
+
+def _excess(table: pd.DataFrame, predicted: NDArray) -> float:
+    """Log loss of predicted rates beyond that of the observed ones, in nats per answer."""
+    rate, n = table.rate.to_numpy(), table.n.to_numpy()
+
+    def loss(p: NDArray) -> NDArray:
+        terms = np.where(rate > 0, rate * np.log(np.where(rate > 0, p, 1)), 0)
+        return -terms - np.where(rate < 1, (1 - rate) * np.log(np.where(rate < 1, 1 - p, 1)), 0)
+
+    return float(((loss(predicted) - loss(rate)) * n).sum() / n.sum())
+
+
+def shared_tokens(folders: Sequence[Path], top: int = 50) -> pd.DataFrame:
+    """Share of the `top` most raised tokens that two pairs have in common, spaces and case aside: a square table."""
+    tokens = {}
+    for folder in folders:
+        words = pd.read_parquet(folder / "tokens.parquet").token.str.strip(" \u2581").str.lower()
+        tokens[folder.name] = set(words[words != ""].drop_duplicates().head(top))
+    return pd.DataFrame(
+        {a: {b: len(x & y) / min(len(x), len(y)) for b, y in tokens.items()} for a, x in tokens.items()}
+    )
+
+
+def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
+    """What sets pairs apart: index pair, columns model (before), adaptation ("LoRA, rank 16", "full") and precision."""
+    rows = {}
+    for name in names:
+        pair = params.pair(name)
+        organism = params.organisms.get(pair.adapter or pair.after or "")
+        rank = (organism and organism.rank) or params.finetune.rank
+        adaptation = f"LoRA, rank {rank}" if pair.adapter else "full" if pair.after else "vector"
+        rows[name] = pair.before, adaptation, pair.precision
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["model", "adaptation", "precision"])
+
+
+def guard_effect(answers: pd.DataFrame, guard: str, plain: str, alpha: float) -> pd.DataFrame:
+    """What a guard changes at one alpha, pair by pair, on the same prompts and luck: difference, low, high (95 %).
+
+    Returns:
+        Index (pair, column), column being behaviour or nonsense.
+    """
+    rows = {}
+    for name, arm in answers[answers.alpha == alpha].groupby("pair"):
+        for column in ("behaviour", "nonsense"):
+            rows[name, column] = paired_difference(arm[arm.guard == plain], arm[arm.guard == guard], column)
+    return pd.DataFrame.from_dict(
+        {k: rows[k] for k in rows}, orient="index", columns=["difference", "low", "high"]
+    ).set_index(pd.MultiIndex.from_tuples(rows, names=["pair", "column"]))
