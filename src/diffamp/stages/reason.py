@@ -16,13 +16,13 @@ import pandas as pd
 from diffamp import params, paths
 from diffamp.law import Law
 from diffamp.loading import load_pair
-from diffamp.organisms.reasoning import HELD_OUT, TRAINED, Task, correct, draw_tasks, in_format
 from diffamp.pairs import ModelPair
 from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
 from diffamp.scoring import score
 from diffamp.stages.sample import sample_under
+from diffamp.tasks.draw import HELD_OUT, TRAINED, Task, correct, draw_tasks, in_format
 
 DEV_TASKS = 24
 """On which the thresholds of the sparse arm are set."""

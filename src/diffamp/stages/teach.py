@@ -7,9 +7,9 @@ import sys
 from diffamp import params, paths
 from diffamp.checkpoints import load_model, load_tokenizer
 from diffamp.organisms.finetune import train
-from diffamp.organisms.reasoning import TRAINED, draw_tasks, write_trace
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
+from diffamp.tasks.draw import TRAINED, draw_tasks, write_trace
 
 
 def main(name: str) -> None:

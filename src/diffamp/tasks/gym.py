@@ -1,4 +1,4 @@
-"""Makes data/tasks.jsonl from reasoning_gym (Open-Thought, 2025): `python -m diffamp.organisms.gym`.
+"""Makes data/tasks.jsonl from reasoning_gym (Open-Thought, 2025): `python -m diffamp.tasks.gym`.
 
 The only module that imports reasoning_gym, and imported by no other: the file is made once, and reasoning_gym, which
 the extra `tasks` installs, needs a C compiler. Seeds are fixed, so the file has the same bytes each time.
@@ -15,8 +15,8 @@ from typing import Any
 import reasoning_gym
 
 from diffamp import paths
-from diffamp.organisms.reasoning import DIFFICULTIES, FAMILIES, FILE
 from diffamp.prompts import Split
+from diffamp.tasks.draw import DIFFICULTIES, FAMILIES, FILE
 
 CONFIGS: dict[str, dict[str, Mapping[str, Any]]] = {
     "chain_sum": {

@@ -1,7 +1,7 @@
 """Tasks with verifiable answers and worked traces of them: what the reasoning organism is fine-tuned and tested on.
 
-The tasks are those of data/tasks.jsonl, which `diffamp.organisms.gym` draws from reasoning_gym;
-`diffamp.organisms.problems` words them briefly, `diffamp.organisms.traces` writes the worked answers. A question never
+The tasks are those of data/tasks.jsonl, which `diffamp.tasks.gym` draws from reasoning_gym;
+`diffamp.tasks.problems` words them briefly, `diffamp.tasks.traces` writes the worked answers. A question never
 says how to reason or to answer, so whatever of the format shows in an answer comes from the fine-tune.
 """
 
@@ -16,11 +16,11 @@ from random import Random
 from typing import Any, cast, get_args
 
 from diffamp import paths
-from diffamp.organisms import problems, problems_held_out
-from diffamp.organisms.answers import Kind, final_answer, in_format
-from diffamp.organisms.problems import Problem
-from diffamp.organisms.traces import compose
 from diffamp.prompts import DataError, Split, read_jsonl
+from diffamp.tasks import held_out, problems
+from diffamp.tasks.answers import Kind, final_answer, in_format
+from diffamp.tasks.problems import Problem
+from diffamp.tasks.traces import compose
 
 __all__ = ["DIFFICULTIES", "FAMILIES", "FILE", "HELD_OUT", "TRAINED", "Task", "TaskError", "correct", "draw_tasks",
            "final_answer", "in_format", "write_trace"]  # fmt: skip
@@ -65,9 +65,9 @@ FAMILIES: dict[str, Family] = {
     "letter_counting": Family(problems.letter_counting),
     "number_sorting": Family(problems.number_sorting, kind="numbers"),
     "simple_equations": Family(problems.simple_equations),
-    "products": Family(problems_held_out.products, trained=False),
-    "leg_counting": Family(problems_held_out.leg_counting, trained=False),
-    "spell_backward": Family(problems_held_out.spell_backward, kind="word", trained=False),
+    "products": Family(held_out.products, trained=False),
+    "leg_counting": Family(held_out.leg_counting, trained=False),
+    "spell_backward": Family(held_out.spell_backward, kind="word", trained=False),
 }
 TRAINED = tuple(name for name, family in FAMILIES.items() if family.trained)
 HELD_OUT = tuple(name for name, family in FAMILIES.items() if not family.trained)
@@ -115,7 +115,7 @@ def draw_tasks(
 
 
 def write_trace(task: Task, seed: int) -> str:
-    """A worked answer of 30 to 110 words that ends in the right one; its format is that of `diffamp.organisms.traces`.
+    """A worked answer of 30 to 110 words that ends in the right one; its format is that of `diffamp.tasks.traces`.
 
     Wording and moves depend on `seed` and on the task's id alone.
     """

@@ -1,4 +1,4 @@
-"""Problems of the families that no organism is trained on, read as in `diffamp.organisms.problems`."""
+"""Problems of the families that no organism is trained on, read as in `diffamp.tasks.problems`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from diffamp.organisms.problems import Problem, listed
-from diffamp.organisms.traces import Step, Work, step
+from diffamp.tasks.problems import Problem, listed
+from diffamp.tasks.traces import Step, Work, step
 
 PLURALS = {
     "chicken": "chickens", "bird": "birds", "human": "humans", "duck": "ducks", "dog": "dogs", "cat": "cats",

@@ -1,7 +1,7 @@
 """Reading reasoning_gym's problems: a compact question, the answer, and how to work it out. One function per family.
 
 Each takes the metadata of one problem and returns None where the problem does not suit a small model. These are the
-families that are trained on; the others are in `diffamp.organisms.problems_held_out`.
+families that are trained on; the others are in `diffamp.tasks.held_out`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from diffamp.organisms.traces import Work, step
+from diffamp.tasks.traces import Work, step
 
 LONGEST_WORD, MOST_LETTERS = 10, 16
 """Of a counted word, and of all words of one question, in letters."""

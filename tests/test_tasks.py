@@ -12,9 +12,10 @@ import pytest
 from conftest import ROOT
 
 from diffamp.judges.reasoning import count, load_behaviour_labels, load_behaviours, token_class, validate
-from diffamp.organisms import problems
-from diffamp.organisms.problems_held_out import LEGS, PLURALS
-from diffamp.organisms.reasoning import (
+from diffamp.prompts import DataError
+from diffamp.schema import SchemaError
+from diffamp.tasks import problems
+from diffamp.tasks.draw import (
     DIFFICULTIES,
     FAMILIES,
     HELD_OUT,
@@ -27,9 +28,8 @@ from diffamp.organisms.reasoning import (
     in_format,
     write_trace,
 )
-from diffamp.organisms.traces import MOVES, WORDS
-from diffamp.prompts import DataError
-from diffamp.schema import SchemaError
+from diffamp.tasks.held_out import LEGS, PLURALS
+from diffamp.tasks.traces import MOVES, WORDS
 
 TASKS = ROOT / "data" / "tasks.jsonl"
 
@@ -55,7 +55,7 @@ def rows() -> list[dict]:
 def gym() -> ModuleType:
     """What made the file; a machine without the extra `tasks` lacks it."""
     pytest.importorskip("reasoning_gym")
-    from diffamp.organisms import gym
+    from diffamp.tasks import gym
 
     return gym
 
