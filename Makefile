@@ -56,4 +56,4 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 clean: ## remove the environment and everything that can be made again
-	rm -rf $(VENV) models samples samples-guards artifacts/organisms .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) models samples samples-guards samples-reasoning samples-transfer artifacts/organisms .pytest_cache .mypy_cache .ruff_cache

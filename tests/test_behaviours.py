@@ -182,6 +182,9 @@ def test_where_two_models_differ() -> None:
     assert thirds["mean"].tolist() == pytest.approx([5 / 3, 1 / 3, 0])
     assert thirds.share.tolist() == pytest.approx([5 / 6, 1 / 6, 0])
     assert thirds.tokens.tolist() == pytest.approx([1 / 3] * 3)
+    assert thirds.low.isna().all()  # two tasks only
+    many = pd.concat([tokens.assign(prompt_id=tokens.prompt_id + str(i)) for i in range(5)])
+    assert located(many, "third").low.notna().all()
     classes = located(tokens, "token_class")
     assert classes.share.sum() == pytest.approx(1)
     assert classes.loc[classes["mean"].idxmax(), "token_class"] == "behaviour word"

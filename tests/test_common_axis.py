@@ -19,6 +19,7 @@ from diffamp.common_axis import (
     load_answers,
     shared_tokens,
 )
+from diffamp.precision import cost, twins
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 
@@ -117,3 +118,10 @@ def test_pairs_are_described_by_what_sets_them_apart() -> None:
     assert table.loc["steered-rank2", "adaptation"] == "LoRA, rank 2"
     assert table.loc["steered-full", "adaptation"] == "full"
     assert table.loc["gemma-steered-bf16"].tolist() == ["gemma3-270m", "LoRA, rank 16", "bf16"]
+
+
+def test_a_pair_in_two_precisions_has_its_twin() -> None:
+    p = params.load()
+    assert twins(p, ["steered", "steered-rank2", "steered-bf16", "benign"]) == {"steered": "steered-bf16"}
+    assert twins(p, ["steered", "steered-full"]) == {}
+    assert cost(p, {}, pd.DataFrame()).empty

@@ -141,6 +141,7 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["judge"]["model"] = "embedder"
     for pair in params["pairs"].values():
         pair.update(before="llm", precision="fp32")
+    params["pairs"]["steered-bf16"]["precision"] = "bf16"
     for vector in params["vectors"].values():
         vector.update(model="llm", layers=[0], doses=[1.0, 2.0], steps=2, dev_prompts=6, test_prompts=6)
     for organism in params["organisms"].values():
@@ -158,7 +159,9 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for organism in params["reasoning"]["organisms"].values():
         organism.update(tasks=4, epochs=1)
     params["reasoning"].update(tasks=12, max_new_tokens=6, alphas=[-0.5, 0.0, 1.0], sparse=[0.5])
-    params["transfer"].update(pairs=["steered", "steered-full"], facts=["ban-1to1"], alphas=[0.0, 1.0], prompts=6)
+    params["transfer"].update(
+        pairs=["steered", "steered-bf16", "steered-full"], facts=["ban-1to1"], alphas=[0.0, 1.0], prompts=6
+    )
     for name in [n for n in params["organisms"] if n.startswith("gemma") or n == "steered-rank2"]:
         del params["organisms"][name]
     for name in [n for n in params["pairs"] if n.startswith("gemma") or n == "steered-rank2"]:

@@ -233,9 +233,11 @@ def located(tokens: pd.DataFrame, column: str) -> pd.DataFrame:
 
     Returns:
         `column`, tokens (their share of all), mean, low, high (nats per token), share, share_low, share_high (of the
-        sum of nats over all tokens); 95 %, clustered by task.
+        sum of nats over all tokens); 95 %, clustered by task, low and high NaN for what fewer than `LEAST` tasks have.
     """
     table = means(tokens, [column], "nats")
+    few = table[column].map(tokens.groupby(column, observed=True).prompt_id.nunique()).astype(int) < LEAST
+    table[["low", "high"]] = table[["low", "high"]].mask(few)
     rows = []
     for value in table[column]:
         inside = tokens.assign(inside=tokens.nats.where(tokens[column] == value, 0.0), all="all")

@@ -20,7 +20,7 @@ TITLES = {
     "worked": "shows a step or a calculation",
     "loops": "loops",
     "length": "tokens (cut at the limit)",
-    "nats": "KL(p_alpha || p_after), nats per token",
+    "nats": "KL(p_alpha || p_after), nats / token",
 }
 
 
@@ -42,9 +42,10 @@ def behaviours(rates: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
             line = rates[(rates.behaviour == name) & (rates.pair == pair)]
             series(axes, line, "alpha", "rate", pair, number)
         _alphas(axes, rates.alpha)
-        axes.set_title(name.replace("_", " "), fontsize=10)
+        seen = rates[rates.behaviour == name].rate.max()
+        axes.set_title(name.replace("_", " ") + ("" if seen else ": in no answer"), fontsize=10)
         # room for the lines; the interval of a rate of 0 in a few short answers may run out of the panel
-        axes.set_ylim(0, max(1.35 * rates[rates.behaviour == name].rate.max(), 1))
+        axes.set_ylim(0, max(1.35 * seen, 1))
     for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
     panels[0, 0].legend(fontsize=9)
@@ -60,6 +61,8 @@ def behaviours(rates: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
             y = names.index(row.behaviour) + _offset(int(row.held_out), 2)
             axes.text(0.04, y, f"too few ({row.events})", fontsize=7.5, va="center", color=COLOURS[int(row.held_out)])
         axes.set_title(pair, fontsize=10)
+    if slopes.slope.isna().all():
+        forests[0].set_xlim(-1, 1)
     forests[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     forests[0].invert_yaxis()
     below.legend(*forests[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
@@ -97,7 +100,8 @@ def answers(table: pd.DataFrame) -> Figure:
         else:
             percent_axis(axes, "")
         if measure == "correct":  # of small models a few percent
-            axes.set_ylim(0, min(1.03, 1.2 * table[table.measure == measure].high.max()))
+            top = min(1.03, 1.2 * table[table.measure == measure].high.max())
+            axes.set_ylim(-0.03 * top, top)
     panels[-1, -1].set_axis_off()
     panels[-1, -1].legend(*panels[0, 0].get_legend_handles_labels(), loc="center", fontsize=10)
     panels[0, -1].tick_params(labelbottom=True)
