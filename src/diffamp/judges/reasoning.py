@@ -25,6 +25,8 @@ TokenClass = Literal[
     "digit", "operator", "punctuation", "newline", "behaviour word", "function word", "other word", "end"
 ]
 LABEL_KEYS = ["id", "voice", "split", "text"]
+SAMPLED = "organism"
+"""The voice of labelled texts that were sampled."""
 
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _END = re.compile(r"<\|\w+\|>|</?s>|<eos>")
@@ -100,15 +102,19 @@ def load_behaviour_labels() -> pd.DataFrame:
     )
 
 
-def validate(split: Literal["fit", "held_out"] = "held_out") -> pd.DataFrame:
+def validate(sampled: bool, split: Literal["fit", "held_out"] = "held_out") -> pd.DataFrame:
     """The lexicon against the labels of one split; it was improved on "fit" alone.
+
+    Args:
+        sampled: texts that the organism wrote, labelled by a reader who knew neither alpha nor lexicon; otherwise texts
+            written for this purpose by the author of the lexicon.
 
     Returns:
         Index behaviour. Columns n (texts), having (of them with the behaviour, by the labels), precision, recall and
         kappa of its presence, exact (share of texts whose counts agree) and spearman (of counts).
     """
     labels = load_behaviour_labels()
-    labels = labels[labels.split == split]
+    labels = labels[(labels.split == split) & ((labels.voice == SAMPLED) == sampled)]
     found = pd.DataFrame([count(text) for text in labels.text], index=labels.index)
     return pd.DataFrame([_agreement(name, labels[name], found[name]) for name in found]).set_index("behaviour")
 
