@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-from diffamp.judges.reasoning import count, load_behaviour_labels, load_behaviours, token_class, validate
+from diffamp.judges.reasoning import SAMPLED, count, load_behaviour_labels, load_behaviours, token_class, validate
 from diffamp.prompts import DataError
 from diffamp.schema import SchemaError
 from diffamp.tasks import problems
@@ -190,8 +190,11 @@ def test_no_constant_answer_does_well(trained: list[Task]) -> None:
 def test_moves_are_as_frequent_as_stated(trained: list[Task]) -> None:
     """As the lexicon counts them."""
     found = [count(write_trace(task, 0)) for task in trained]
-    for move, share in MOVES.items():
-        assert sum(counts[move] > 0 for counts in found) / len(found) == pytest.approx(share, abs=0.04), move
+    shares = {move: sum(counts[move] > 0 for counts in found) / len(found) for move in MOVES}
+    # some first steps say what is given ("I look at 20, 11, 2 ..."), which a reader counts as restating too
+    assert MOVES["restating"] - 0.04 < shares.pop("restating") < MOVES["restating"] + 0.15
+    for move, share in shares.items():
+        assert share == pytest.approx(MOVES[move], abs=0.04), move
     assert all(1 <= counts["final_answer"] <= 2 for counts in found), "a last step may give the result too"
     assert all(
         counts["step_marker"] == write_trace(t, 0).count("Step ") for counts, t in zip(found, trained, strict=True)
@@ -365,7 +368,7 @@ def test_labels_are_well_formed() -> None:
     assert labels.id.is_unique
     assert labels.text.is_unique
     assert set(labels.split) == {"fit", "held_out"}
-    assert labels.text.map(str.isascii).all()
+    assert labels.text[labels.voice != SAMPLED].map(str.isascii).all()
     traces = {line for t in draw_tasks(TRAINED, 200, 0, "train") for line in write_trace(t, 0).split("\n")}
     assert not traces & set(labels.text)
 
