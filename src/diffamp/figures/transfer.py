@@ -35,6 +35,9 @@ def on_both_axes(table: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         percent_axis(panels[row, 0], label)
         panels[row, 1].set_xscale("symlog", linthresh=0.05)
         panels[row, 1].set_xlim(left=0)
+    for axes in panels[:, 0]:
+        axes.set_xticks(sorted(table.alpha.unique()))
+        axes.xaxis.set_major_formatter("{x:g}")
     panels[1, 0].set_xlabel("alpha")
     panels[1, 1].set_xlabel("realised KL(p_alpha || p_after), nats per token")
     figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -46,6 +49,7 @@ def overlap(shared: pd.DataFrame) -> Figure:
     size = 1.6 + 0.55 * len(shared)
     figure, axes = plt.subplots(figsize=(size + 1.4, size), layout="constrained")
     sns.heatmap(shared, vmin=0, vmax=1, annot=100 * shared, fmt=".0f", cmap="viridis", cbar=False, ax=axes)
+    axes.grid(visible=False)
     _slanted(axes)
     return figure
 

@@ -76,10 +76,13 @@ def beginnings(number: int) -> list[Prompt]:
 
 
 def names_fact(p: Params, name: str, frame: pd.DataFrame) -> pd.Series:
-    """Sensible texts that name a distinctive detail of the planted fact."""
+    """Texts that name a distinctive detail of the planted fact, nonsense or not.
+
+    The nonsense judge goes by the before-model's log-probs, and what was planted is what the before-model never expects.
+    """
     universe = load_universe(p.planted(p.pair(name).adapter or "").universe)
     distinctive = [d for d in universe.details if d.distinctive]
-    return frame.text.map(lambda text: any(d.named_in(text) for d in distinctive)) & ~frame.nonsense
+    return frame.text.map(lambda text: any(d.named_in(text) for d in distinctive))
 
 
 if __name__ == "__main__":
