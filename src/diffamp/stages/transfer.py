@@ -78,7 +78,7 @@ def beginnings(number: int) -> list[Prompt]:
 def names_fact(p: Params, name: str, frame: pd.DataFrame) -> pd.Series:
     """Texts that name a distinctive detail of the planted fact, nonsense or not.
 
-    The nonsense judge goes by the before-model's log-probs, and what was planted is what the before-model never expects.
+    The nonsense judge goes by the before-model's log-probs, which never expect what was planted.
     """
     universe = load_universe(p.planted(p.pair(name).adapter or "").universe)
     distinctive = [d for d in universe.details if d.distinctive]
