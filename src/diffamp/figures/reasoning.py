@@ -66,7 +66,7 @@ def behaviours(rates: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     forests[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     forests[0].invert_yaxis()
     below.legend(*forests[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
-    below.supxlabel("d log(rate per token) / d alpha at alpha 0, corrected intervals", fontsize=10)
+    below.supxlabel("d log(rate per token) / d alpha around alpha 0, corrected intervals", fontsize=10)
     return figure
 
 
@@ -161,7 +161,7 @@ def where(thirds: pd.DataFrame, classes: pd.DataFrame, kept: pd.DataFrame) -> Fi
 
 
 def _alphas(axes: Axes, alphas: pd.Series) -> None:
-    ticks = sorted(alphas.unique())
+    ticks = [a for a in sorted(alphas.unique()) if (2 * a).is_integer()]  # quarters would run into each other
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.tick_params(labelsize=9)
     axes.yaxis.set_major_locator(MaxNLocator(5))
