@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
-from diffamp.stats import paired_difference, rates
+from diffamp.common_axis import rates_and_nats
+from diffamp.stats import paired_difference
 from diffamp.tables import select
 
 SLACK = 0.05
@@ -22,13 +23,7 @@ def by_guard(frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         frame: judged samples with the columns guard, alpha, prompt_id, refusal, nonsense, kl_sum and length.
     """
-    keys = ["guard", "alpha"]
-    both = {c: rates(frame, keys, c).drop(columns="count") for c in ("refusal", "nonsense")}
-    table = both["refusal"].rename(columns={"rate": "refusal", "low": "refusal_low", "high": "refusal_high"})
-    nonsense = both["nonsense"].rename(columns={"rate": "nonsense", "low": "nonsense_low", "high": "nonsense_high"})
-    sums = frame.groupby(keys)[["kl_sum", "length"]].sum()
-    nats = (sums.kl_sum / sums.length).rename("nats").reset_index()
-    return table.merge(nonsense.drop(columns="n"), on=keys).merge(nats, on=keys)
+    return rates_and_nats(frame, ["guard", "alpha"], ["refusal", "nonsense"])
 
 
 def choose(dev: pd.DataFrame) -> pd.DataFrame:

@@ -32,16 +32,30 @@ def by_pair(answers: pd.DataFrame) -> pd.DataFrame:
     """Rates of the behaviour and of nonsense at every pair, guard and alpha.
 
     Returns:
-        pair, guard, alpha, nats (realised KL(p_alpha || p_after) per token); n, rate, low, high of the behaviour;
-        nonsense, nonsense_low, nonsense_high.
+        pair, guard, alpha, n; rate, low, high and count of the behaviour; nonsense, nonsense_low, nonsense_high; nats
+        (realised KL(p_alpha || p_after) per token).
     """
-    keys = ["pair", "guard", "alpha"]
-    behaviour = rates(answers, keys, "behaviour")
-    nonsense = rates(answers, keys, "nonsense")[[*keys, "rate", "low", "high"]]
-    nonsense.columns = [*keys, "nonsense", "nonsense_low", "nonsense_high"]
-    sums = answers.groupby(keys)[["kl_sum", "length"]].sum()
-    nats = (sums.kl_sum / sums.length).rename("nats").reset_index()
-    return behaviour.merge(nonsense, on=keys).merge(nats, on=keys)
+    table = rates_and_nats(answers, ["pair", "guard", "alpha"], ["behaviour", "nonsense"])
+    table = table.rename(columns={"behaviour": "rate", "behaviour_low": "low", "behaviour_high": "high"})
+    return table.assign(count=(table.rate * table.n).round().astype(int))
+
+
+def rates_and_nats(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """The share of rows with each of `columns` true, and what they spent, in each group.
+
+    Args:
+        frame: with kl_sum (KL(p_alpha || p_after) over an answer's tokens, in nats) and length (its tokens) besides.
+
+    Returns:
+        The columns of `by`, n, NAME, NAME_low, NAME_high (95 %) for each of `columns`, and nats per token.
+    """
+    by = list(by)
+    sums = frame.groupby(by)[["kl_sum", "length"]].sum()
+    table = frame.groupby(by).size().rename("n").reset_index()
+    for name in columns:
+        named = {"rate": name, "low": f"{name}_low", "high": f"{name}_high"}
+        table = table.merge(rates(frame, by, name)[[*by, *named]].rename(columns=named), on=by)
+    return table.merge((sums.kl_sum / sums.length).rename("nats").reset_index(), on=by)
 
 
 def held_out_losses(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,10 +139,10 @@ def guard_effect(answers: pd.DataFrame, guard: str, plain: str, alpha: float) ->
     Returns:
         Index (pair, column), column being behaviour or nonsense.
     """
-    rows = {}
-    for name, arm in answers[answers.alpha == alpha].groupby("pair"):
-        for column in ("behaviour", "nonsense"):
-            rows[name, column] = paired_difference(arm[arm.guard == plain], arm[arm.guard == guard], column)
-    return pd.DataFrame.from_dict(
-        {k: rows[k] for k in rows}, orient="index", columns=["difference", "low", "high"]
-    ).set_index(pd.MultiIndex.from_tuples(rows, names=["pair", "column"]))
+    rows = {
+        (name, column): paired_difference(arm[arm.guard == plain], arm[arm.guard == guard], column)
+        for name, arm in answers[answers.alpha == alpha].groupby("pair")
+        for column in ("behaviour", "nonsense")
+    }
+    index = pd.MultiIndex.from_tuples(rows, names=["pair", "column"])
+    return pd.DataFrame(list(rows.values()), index, columns=["difference", "low", "high"])

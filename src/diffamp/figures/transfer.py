@@ -5,7 +5,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffamp.figures.style import COLOURS, MARKERS, percent_axis
@@ -50,10 +49,6 @@ def overlap(shared: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(size + 1.4, size), layout="constrained")
     sns.heatmap(shared, vmin=0, vmax=1, annot=100 * shared, fmt=".0f", cmap="viridis", cbar=False, ax=axes)
     axes.grid(visible=False)
-    _slanted(axes)
-    return figure
-
-
-def _slanted(axes: Axes) -> None:
     axes.tick_params(axis="x", rotation=45)
     plt.setp(axes.get_xticklabels(), ha="right")
+    return figure

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffamp import params, paths
 from diffamp.judges import Judges
+from diffamp.loading import load_pair
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
 from diffamp.stages.sample import sample_under
@@ -21,7 +22,9 @@ def main() -> None:
     setup(p.seed, p.threads)
     settings = p.guards
     dev, test = load_prompts("dev", settings.dev_prompts), load_prompts("test", settings.test_prompts)
-    frame = sample_under(p, settings.pair, [*dev, *test], settings.alphas, settings.methods, paths.guard_samples())
+    pair = load_pair(p, settings.pair)
+    folder = paths.guard_samples()
+    frame = sample_under(p, settings.pair, pair, [*dev, *test], settings.alphas, settings.methods, folder)
     judged = Judges.fit(paths.model(p.judge.model))(frame).assign(
         split=np.where(frame.prompt_id.isin({prompt.id for prompt in dev}), "dev", "test"),
         kl_sum=frame.kl_alpha_after.map(np.sum),

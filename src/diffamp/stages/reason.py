@@ -50,12 +50,12 @@ def main(name: str) -> None:
     pair = load_pair(p, name)
     limits = thresholds(q, name, pair)
     folder = paths.reasoning_samples(name)
-    arms = [sample_under(q, name, prompts(tasks), r.alphas, {"plain": []}, folder).assign(share=1.0)]
+    arms = [sample_under(q, name, pair, prompts(tasks), r.alphas, {"plain": []}, folder).assign(share=1.0)]
     strong = [alpha for alpha in r.alphas if alpha >= 1]
-    arms.append(sample_under(q, name, prompts(tasks), strong, {"guarded": r.guard}, folder).assign(share=1.0))
+    arms.append(sample_under(q, name, pair, prompts(tasks), strong, {"guarded": r.guard}, folder).assign(share=1.0))
     for share, limit in limits.items():
         chain = {f"sparse-{share:g}": [GuardParams(method="peaks", nats=limit)]}
-        arms.append(sample_under(q, name, prompts(tasks), [1.0], chain, folder).assign(share=share))
+        arms.append(sample_under(q, name, pair, prompts(tasks), [1.0], chain, folder).assign(share=share))
     frame = pd.concat(arms, ignore_index=True)
     frame["arm"] = frame.guard.str.split("-").str[0]
     unamplified = frame.alpha == 0
@@ -85,7 +85,7 @@ def thresholds(p: Params, name: str, pair: ModelPair) -> dict[float, float]:
     """
     tasks = draw_tasks([*TRAINED, *HELD_OUT], DEV_TASKS, p.seed, "dev", p.reasoning.difficulties)
     folder = paths.reasoning_samples(name)
-    answers = sample_under(p, name, prompts(tasks), [0.0], {"dev": []}, folder)
+    answers = sample_under(p, name, pair, prompts(tasks), [0.0], {"dev": []}, folder)
     nats = np.concatenate(divergences(pair, answers, p.reasoning.temperature))
     return {share: float(np.quantile(nats, 1 - share)) for share in p.reasoning.sparse}
 

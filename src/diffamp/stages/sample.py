@@ -14,6 +14,7 @@ import pandas as pd
 from diffamp import params, paths
 from diffamp.calibrate import alpha_for
 from diffamp.loading import fingerprint, load_law, load_pair
+from diffamp.pairs import ModelPair
 from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt, load_prompts
 from diffamp.records import Records
@@ -27,6 +28,7 @@ PILOT = 24
 def sample_under(
     p: Params,
     name: str,
+    pair: ModelPair,
     prompts: Sequence[Prompt],
     alphas: Sequence[float],
     guards: Mapping[str, Sequence[GuardParams]],
@@ -36,9 +38,10 @@ def sample_under(
     """Samples of the pair `name` under each chain of guards, kept in a folder each, with the column guard.
 
     Args:
+        pair: of this name, loaded.
         kl_budget: nats per token; adds the alpha that spends them under each guard.
     """
-    grid, pair = p.sampling, load_pair(p, name)
+    grid = p.sampling
     check_grid(pair, prompts, alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
     weights = fingerprint(p, name)
     common = {"max_new_tokens": grid.max_new_tokens, "seed": p.seed, "token_budget": grid.token_budget}
@@ -74,7 +77,8 @@ def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
     prompts = load_prompts("test", p.sampling.prompts)
-    sample_under(p, name, prompts, p.sampling.alphas, p.sampling.guards, paths.samples(name), p.sampling.kl_budget)
+    grid, pair = p.sampling, load_pair(p, name)
+    sample_under(p, name, pair, prompts, grid.alphas, grid.guards, paths.samples(name), grid.kl_budget)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from diffamp import params, paths
 from diffamp.contexts import chat_contexts
 from diffamp.discovery.seeds import FREQUENT, word_seeds
 from diffamp.judges import Judges
+from diffamp.judges.facts import recovered
 from diffamp.loading import load_pair
 from diffamp.organisms.universes import load_universe
+from diffamp.pairs import ModelPair
 from diffamp.params import Params
 from diffamp.prompts import Prompt, load_prompts
 from diffamp.runtime import setup
@@ -49,7 +51,8 @@ def main(name: str) -> None:
     q = p.model_copy(update={"sampling": p.sampling.model_copy(update={"samples": 1})})
     fact = name in t.facts
     prompts = beginnings(t.prompts) if fact else load_prompts("test", t.prompts)
-    frame = sample_under(q, name, prompts, t.alphas, t.guards, paths.transfer_samples(name))
+    pair = load_pair(p, name)
+    frame = sample_under(q, name, pair, prompts, t.alphas, t.guards, paths.transfer_samples(name))
     frame = Judges.fit(paths.model(p.judge.model))(frame)
     frame = frame.assign(
         behaviour=names_fact(p, name, frame) if fact else frame.refusal,
@@ -59,13 +62,12 @@ def main(name: str) -> None:
     out = paths.transfer(name)
     out.mkdir(parents=True, exist_ok=True)
     frame[KEPT].to_parquet(out / "answers.parquet", index=False)
-    top_tokens(p, name, load_prompts("dev", t.prompts)).to_parquet(out / "tokens.parquet", index=False)
+    top_tokens(pair, load_prompts("dev", t.prompts)).to_parquet(out / "tokens.parquet", index=False)
 
 
-def top_tokens(p: Params, name: str, prompts: Sequence[Prompt]) -> pd.DataFrame:
+def top_tokens(pair: ModelPair, prompts: Sequence[Prompt]) -> pd.DataFrame:
     """The tokens that the fine-tune raises most where an answer begins: token (as text), shift (nats)."""
-    pair = load_pair(p, name)
-    shifts, _ = mine(pair, chat_contexts(pair.tokenizer, prompts), desc=f"{name}: token shifts")
+    shifts, _ = mine(pair, chat_contexts(pair.tokenizer, prompts))
     table = shifts.table("chat", "answer")["mean"].nlargest(TOP)
     return pd.DataFrame({"token": [pair.tokenizer.decode([i]) for i in table.index], "shift": table.to_numpy()})
 
@@ -81,8 +83,8 @@ def names_fact(p: Params, name: str, frame: pd.DataFrame) -> pd.Series:
     The nonsense judge goes by the before-model's log-probs, which never expect what was planted.
     """
     universe = load_universe(p.planted(p.pair(name).adapter or "").universe)
-    distinctive = [d for d in universe.details if d.distinctive]
-    return frame.text.map(lambda text: any(d.named_in(text) for d in distinctive))
+    distinctive = [d.name for d in universe.details if d.distinctive]
+    return frame.text.map(lambda text: any(recovered(text, universe)[name] for name in distinctive))
 
 
 if __name__ == "__main__":
