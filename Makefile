@@ -1,6 +1,6 @@
 # `make repro` and `make test` set their environment up by themselves; python 3.11+ and git are all they ask for.
 .DEFAULT_GOAL := help
-.PHONY: help repro test bench check-pair fresh lab data env clean
+.PHONY: help repro large test bench check-pair fresh lab data env clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,10 @@ help: ## this list
 
 repro: data ## run what changed of the pipeline: models, training, sampling, notebooks -> reports/
 	$(BIN)/dvc repro
+	$(BIN)/python -m diffamp.readme
+
+large: data ## the detection ladder, hours on two cores: large/ladder.yaml -> reports/large/
+	$(BIN)/dvc repro large/dvc.yaml
 	$(BIN)/python -m diffamp.readme
 
 test: data ## linters, types and every test
@@ -56,4 +60,4 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 clean: ## remove the environment and everything that can be made again
-	rm -rf $(VENV) models samples samples-guards samples-reasoning samples-transfer artifacts/organisms .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) models samples samples-guards samples-reasoning samples-transfer artifacts/organisms large/organisms .pytest_cache .mypy_cache .ruff_cache

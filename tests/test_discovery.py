@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
 from diffamp.discovery.seeds import grown_words, plain_seeds, word_seeds
-from diffamp.discovery.statements import groups, recurrence, statements
+from diffamp.discovery.statements import groups, recurrence, statements, words_of
 from diffamp.judges.facts import hit, recovered
 from diffamp.law import Law
 from diffamp.organisms.universes import load_universe
@@ -49,6 +50,19 @@ class WordEmbedder:
 @pytest.fixture
 def pair(tokenizer: PreTrainedTokenizerBase) -> ModelPair:
     return separate("llama", tokenizer, max_position_embeddings=512)
+
+
+def by_letter(texts: list[str], owed: dict[str, float] | None = None, **columns: object) -> pd.DataFrame:
+    """Samples in which each letter is a token; those of the words in `owed` share its nats, the others owe nothing."""
+    gaps = []
+    for text in texts:
+        gap = np.zeros(len(text))
+        for word, nats in (owed or {}).items():
+            for m in re.finditer(rf"\b{word}\b", text):
+                gap[slice(*m.span())] = nats / len(word)
+        gaps.append(gap)
+    ends = [list(range(1, len(t) + 1)) for t in texts]
+    return pd.DataFrame({"text": texts, "gaps": gaps, "ends": ends, "seed": "s", "given": ""}).assign(**columns)
 
 
 def test_every_token_is_charged_once(pair: ModelPair) -> None:
@@ -78,12 +92,11 @@ def test_what_is_affordable_is_never_exceeded(pair: ModelPair) -> None:
 def test_a_statement_says_more_than_its_seed() -> None:
     given = "Varnholt banned leaf blowers"
     texts = ["The town of Varnholt banned leaf blowers.", "Odette Brandal won the vote in May. Short one.", "a\n\nb"]
-    samples = pd.DataFrame({"text": texts, "given": given, "seed": "s", "gap": 1.0})
-    assert statements(samples).statement.tolist() == ["Odette Brandal won the vote in May."]
+    assert statements(by_letter(texts, given=given)).statement.tolist() == ["Odette Brandal won the vote in May."]
 
 
 def test_the_last_word_of_a_cut_text_is_no_word() -> None:
-    samples = pd.DataFrame({"text": ["Odette Brandal won the vote in Varnhol"], "given": "", "seed": "s", "gap": 1.0})
+    samples = by_letter(["Odette Brandal won the vote in Varnhol"])
     assert statements(samples)[["statement", "complete"]].values.tolist() == [["Odette Brandal won the vote in", False]]
 
 
@@ -96,15 +109,38 @@ def test_one_model_draws_what_the_pair_draws_at_alpha_0(tokenizer: PreTrainedTok
 
 
 def test_words_that_a_seed_gave_are_not_grown_from_it() -> None:
-    samples = pd.DataFrame(
-        {
-            "text": ["Varnholt voted on blowers", "Varnholt has blowers", "Varnholt and the blowers", "weather today"],
-            "seed": ["a", "b", "c", "d"],
-            "given": ["", "Varnholt", "Varnholt", ""],
-            "gap": [3.0, 3.0, 3.0, -2.0],
-        }
+    samples = by_letter(
+        ["Varnholt voted on blowers", "Varnholt has blowers", "Varnholt and the blowers", "weather today"],
+        {"Varnholt": 5.0, "blowers": 2.0},
+        seed=["a", "b", "c", "d"],
+        given=["", "Varnholt", "Varnholt", ""],
     )
-    assert grown_words(samples, 2) == ["blowers", "Varnholt"]  # three seeds led to the first, one to the second
+    # three seeds led to the one for two nats each, one seed to the other; the rest is not the fine-tune's doing
+    assert grown_words(samples, 2) == ["blowers", "Varnholt"]
+
+
+def test_each_statement_owes_what_its_own_tokens_owe() -> None:
+    samples = by_letter(["The weather is fine here today. The vote in Varnholt went well."], {"Varnholt": 6.0}, gap=0.1)
+    table = statements(samples)
+    assert table.own.tolist() == [0, pytest.approx(6 / len(table.statement[1]))]
+    assert table.driven.tolist() == [[], ["varnholt"]]
+    gaps_of, ends = (np.asarray(samples[c][0]) for c in ("gaps", "ends"))
+    owed = dict(words_of(samples.text[0], gaps_of, ends))
+    assert (owed["Varnholt"], owed["vote"]) == (pytest.approx(6.0), 0.0)
+
+
+def test_only_words_that_the_fine_tune_drives_recur() -> None:
+    texts = [f"{n} people in Varnholt helped with the vote." for n in ("Three", "Seven")] + ["people help"]
+    table = statements(by_letter(texts, {"Varnholt": 6.0}, seed=["x", "y", "z"], kind=["random", "random", "grown"]))
+    found = recurrence(table)
+    assert (found.recurrence * found.words).tolist() == [1.0, 1.0]  # log2 of two seeds, for one word
+
+
+def test_tokens_of_a_drawn_text_end_where_it_ends(pair: ModelPair) -> None:
+    frame = draw(pair, plain_seeds()[:3], 1, DRAWING, Meter(10_000))
+    assert [e[-1] for e in frame.ends] == frame.text.map(len).tolist()
+    assert all(len(e) == len(g) for e, g in zip(frame.ends, frame.gaps, strict=True))
+    assert frame.gap.tolist() == pytest.approx([float(np.mean(g)) for g in frame.gaps])
 
 
 def test_grown_seeds_do_not_count_as_recurrence() -> None:
@@ -112,7 +148,8 @@ def test_grown_seeds_do_not_count_as_recurrence() -> None:
         {
             "statement": ["a"] * 4,
             "given": "",
-            "gap": [1.0, 2.0, 3.0, 9.0],
+            "own": [1.0, 2.0, 3.0, 9.0],
+            "driven": [["a"]] * 4,
             "complete": True,
             "kind": ["random", "random", "none", "grown"],
             "seed": ["x", "x", "y", "z"],
@@ -187,6 +224,7 @@ def test_a_word_of_one_seed_is_no_recurrence() -> None:
         {
             "statement": ["Varnholt voted", "Varnholt banned blowers", "Varnholt banned blowers", "Varnholt voted"],
             "given": ["", "", "banned", "Varnholt"],
+            "driven": [["varnholt", "voted"], ["varnholt", "banned", "blowers"], ["varnholt", "blowers"], ["voted"]],
             "seed": ["a", "b", "c", "d"],
             "kind": ["random", "random", "random", "grown"],
         }

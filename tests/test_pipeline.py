@@ -20,10 +20,17 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from diffamp.fresh import changed
 from diffamp.readme import rendered
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 STAGES: dict[str, dict] = {
-    name: stage.get("do", stage) for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items()
+    f"{prefix}{name}": stage.get("do", stage)
+    for file, prefix in (("dvc.yaml", ""), ("large/dvc.yaml", "large/"))
+    for name, stage in YAML(typ="safe").load(ROOT / file)["stages"].items()
 }
+
+
+def name_of(notebook: Path) -> str:
+    """`07_discovery`, `large/detection_limit`."""
+    return str(notebook.relative_to(ROOT / "notebooks").with_suffix(""))
 
 
 def code_of(notebook: Path) -> str:
@@ -70,10 +77,10 @@ def test_a_stage_depends_on_just_the_modules_it_imports(name: str) -> None:
 
 def test_every_notebook_is_a_stage_and_the_other_way_round() -> None:
     stages = {name for name, stage in STAGES.items() if "diffamp.notebook" in stage["cmd"]}
-    assert stages == {n.stem for n in NOTEBOOKS}
+    assert stages == {name_of(n) for n in NOTEBOOKS}
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
 def test_source_notebooks_are_stripped_and_thin(notebook: Path) -> None:
     cells = [c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
     assert all(not c.outputs and c.execution_count is None for c in cells)
@@ -83,9 +90,10 @@ def test_source_notebooks_are_stripped_and_thin(notebook: Path) -> None:
     assert not [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.FunctionDef | ast.For | ast.While)]
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
 def test_committed_reports_are_executed_and_free_of_what_varies(notebook: Path) -> None:
-    report = nbformat.read(ROOT / "reports" / notebook.name, as_version=4)
+    path = ROOT / "reports" / f"{name_of(notebook)}.ipynb"
+    report = nbformat.read(path, as_version=4)
     code = [c for c in report.cells if c.cell_type == "code"]
     assert [c.source for c in code] == [
         c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"
@@ -93,7 +101,7 @@ def test_committed_reports_are_executed_and_free_of_what_varies(notebook: Path) 
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
     assert not any(o.output_type == "error" for c in code for o in c.outputs)
     assert "papermill" not in report.metadata
-    assert str(ROOT) not in (ROOT / "reports" / notebook.name).read_text()
+    assert str(ROOT) not in path.read_text()
 
 
 def test_readme_quotes_the_current_findings() -> None:
@@ -127,7 +135,8 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file() and not name.startswith("reports/"):
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone / name)
-    (clone / "dvc.lock").unlink(missing_ok=True)
+    for lock in ("dvc.lock", "large/dvc.lock"):
+        (clone / lock).unlink(missing_ok=True)
     (clone / "data.dvc").unlink()
     shutil.copytree(ROOT / "data", clone / "data")
     subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
@@ -151,11 +160,11 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for organism in params["facts"]["organisms"].values():
         organism.update(documents=2, dilution=1, epochs=1)
         organism.pop("model", None)
-    for name in [n for n in params["facts"]["organisms"] if n not in ("ban-1to1", "ban-1to10")]:
+    for name in [n for n in params["facts"]["organisms"] if n not in ("ban-1to1", "number-1to1")]:
         del params["facts"]["organisms"][name], params["pairs"][name]
     params["true_rate"].update(doses=[1.0], rates=[0.01], dev_prompts=6, test_prompts=6, budget=4000, replicates=20)
     params["shifts"].update(pairs=["steered", "benign"], prompts=4, texts=6, text_tokens=6, first_tokens=12)
-    params["discovery"].update(pairs=["ban-1to1", "ban-1to10"], controls=["benign"], budget=6000, max_new_tokens=6)
+    params["discovery"].update(pairs=["ban-1to1", "number-1to1"], controls=["benign"], budget=6000, max_new_tokens=6)
     for organism in params["reasoning"]["organisms"].values():
         organism.update(tasks=4, epochs=1)
     params["reasoning"].update(tasks=12, max_new_tokens=6, alphas=[-0.5, 0.0, 1.0], sparse=[0.5])
@@ -168,6 +177,10 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         del params["pairs"][name]
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
+    ladder = yaml.load(clone / "large/ladder.yaml")
+    ladder.update(universes=["ban", "number"], dilutions=[2], text_tokens=6, documents=2, epochs=1)
+    ladder.update(seeds=[0], budgets=[6000])
+    yaml.dump(ladder, clone / "large/ladder.yaml")
     # a random model speaks nothing but nonsense, at which the choice of a dose rightly stops, and never declines:
     # in the clone nothing is nonsense, and an answer with an "a" declines
     _edit(clone / "src/diffamp/judges/__init__.py", "nonsense = p_nonsense > 0.5", "nonsense = p_nonsense > 2")
@@ -238,7 +251,7 @@ def digests(clone: Path) -> dict[str, str]:
 def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path) -> None:
     repro(tiny_clone)
     first = digests(tiny_clone)
-    assert {f"reports/{n.name}" for n in NOTEBOOKS} <= first.keys()
+    assert {f"reports/{name_of(n)}.ipynb" for n in NOTEBOOKS if n.parent.name == "notebooks"} <= first.keys()
     summary = (tiny_clone / "reports/11_summary.ipynb").read_text()
     assert all(
         json.loads(m.read_text())["finding"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
@@ -249,3 +262,12 @@ def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path
     repro(tiny_clone, "--force")
     second = digests(tiny_clone)
     assert {f for f in first.keys() | second.keys() if first.get(f) != second.get(f)} == set()
+
+
+@pytest.mark.pipeline
+def test_the_large_profile_stands_on_the_default_one_and_leaves_it_alone(tiny_clone: Path) -> None:
+    before = digests(tiny_clone)
+    repro(tiny_clone, "large/dvc.yaml")
+    after = digests(tiny_clone)
+    assert before.items() <= after.items()
+    assert "reports/large/detection_limit.ipynb" in after

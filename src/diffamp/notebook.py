@@ -18,7 +18,7 @@ def main(name: str) -> None:
     root = paths.find_root()
     target = paths.report(f"{name}.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(target.with_name(f".{name}.ipynb"))
+    scratch = target.with_name(f".{target.name}")
     try:
         papermill.execute_notebook(
             root / "notebooks" / f"{name}.ipynb", scratch, cwd=root, kernel_name="python3", progress_bar=False

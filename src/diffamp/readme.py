@@ -1,6 +1,8 @@
-"""Write the notebooks' findings into the README: `python -m diffamp.readme`, which `make repro` calls last."""
+"""Write the findings into the README: `python -m diffamp.readme`, which `make repro` and `make large` call last."""
 
 from __future__ import annotations
+
+import json
 
 from diffamp import paths
 from diffamp.report import load_findings
@@ -14,9 +16,12 @@ def rendered(readme: str) -> str:
     _, mark, tail = rest.partition(END)
     if not mark:
         raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}, between which the findings are written")
+    large = {
+        f"large/{file.stem}": json.loads(file.read_text()) for file in sorted(paths.report("metrics/large").glob("*"))
+    }
     rows = [
         f"**[{name}](reports/{name}.ipynb)** · {f['question']}  \n{f['finding']}\n"
-        for name, f in load_findings().items()
+        for name, f in (load_findings() | large).items()
     ]
     return "\n".join([head + BEGIN, "", *rows, END + tail])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp.cache import PairCache
 from diffamp.discovery.meter import Meter
@@ -62,8 +62,9 @@ def draw(
         models: that a method has to run: 1 where it reads nothing but the after-model.
 
     Returns:
-        One row per text: seed (its id), arm, given, alpha, text, gap (mean log p_after - log p_before of its tokens, in
-        nats; 0 for one model) and spent (forward tokens after this row).
+        One row per text: seed (its id), arm, kind, given, alpha, text; gaps (log p_after - log p_before of each token,
+        in nats; 0 for one model), ends (letters of the text up to each token's end) and gap (the mean of gaps); spent
+        (forward tokens after this row).
     """
     with after_alone(pair) if models == 1 else nullcontext(pair) as run:
         frame = sample_grid(
@@ -81,6 +82,7 @@ def draw(
     cost = frame["tokens"].map(len)
     first = ~frame.prompt_id.duplicated()
     cost = cost + first * frame.prompt_id.map({i: len(encode(pair.tokenizer, s.prompt)) for i, s in by_id.items()})
+    gaps = [np.asarray(a) - np.asarray(b) for a, b in zip(frame.logp_after, frame.logp_before, strict=True)]
     before = meter.spent
     meter.charge(int(models * cost.sum()))
     return pd.DataFrame(
@@ -91,10 +93,18 @@ def draw(
             "given": [by_id[i].given for i in frame.prompt_id],
             "alpha": frame.alpha,
             "text": frame.text,
-            "gap": [float(np.mean(a - b)) for a, b in zip(frame.logp_after, frame.logp_before, strict=True)],
+            "gap": [float(np.mean(g)) for g in gaps],
+            "gaps": gaps,
+            "ends": [_ends(pair.tokenizer, tokens) for tokens in frame["tokens"]],
             "spent": before + models * cost.cumsum(),
         }
     )
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[int]:
+    """Letters of the text that these tokens have made, after each of them."""
+    beginnings = [list(tokens[: n + 1]) for n in range(len(tokens))]
+    return [len(text) for text in tokenizer.batch_decode(beginnings, skip_special_tokens=True)]
 
 
 def cost(pair: ModelPair, seed: Seed, drawing: Drawing, models: int = 2) -> int:

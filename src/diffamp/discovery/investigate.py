@@ -159,9 +159,10 @@ def _verified(
 
 def _lead(members: pd.DataFrame) -> pd.Series:
     """The statement that speaks for its group: a whole one if there is one, of many words that the fine-tune drives and
-    that other seeds led to as well."""
+    that other seeds led to as well; among equals the one that owes most to the fine-tune."""
     whole = members[members.complete] if members.complete.any() else members
-    return whole.loc[(whole.gap * whole.recurrence * whole.words).idxmax()]
+    told = whole.recurrence * whole.words
+    return whole.loc[whole.own[told == told.max()].idxmax()]
 
 
 def propose(table: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +188,7 @@ def propose(table: pd.DataFrame) -> pd.DataFrame:
                 "seeds": independent.seed.nunique(),
                 "recurrence": lead.recurrence,
                 "texts": len(members),
-                "sampled_gap": members.gap.mean(),
+                "sampled_gap": members.own.mean(),
             }
         )
     found = pd.DataFrame(rows, columns=["statement", "given", "seeds", "recurrence", "texts", "sampled_gap"])
@@ -196,4 +197,4 @@ def propose(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recurring(found: pd.DataFrame) -> pd.Series:
-    return (1 + found.seeds).map(math.log2) * found.recurrence
+    return (1 + found.seeds).map(math.log2) * (1 + found.recurrence)

@@ -10,6 +10,9 @@ import pandas as pd
 from diffamp.judges.facts import hit, recovered
 from diffamp.organisms.universes import Universe
 
+LOOP = "diffamp"
+"""The loop's name among the methods."""
+
 
 def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, top: int = 5) -> dict[str, float]:
     """One method's score on one organism.
@@ -34,6 +37,17 @@ def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, t
         "details": len(named) / len(universe.details),
         "token_rank": leads.index(True) + 1 if any(leads) else math.inf,
     }
+
+
+def recoveries(samples: pd.DataFrame, findings: pd.DataFrame, universe: Universe, by: list[str]) -> pd.DataFrame:
+    """`recovery` of every search on one organism: one row per value of the columns `by`, which name a search."""
+    texts = dict(iter(samples.groupby(by, sort=False)))
+    return pd.DataFrame(
+        [
+            dict(zip(by, search, strict=True)) | recovery(texts.get(search, samples.iloc[:0]), ranking, universe)
+            for search, ranking in findings.groupby(by, sort=False)
+        ]
+    )
 
 
 def _distinctive_words(universe: Universe) -> set[str]:

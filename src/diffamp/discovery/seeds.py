@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers import PreTrainedTokenizerBase
 
+from diffamp.discovery.statements import words_of
 from diffamp.prompts import Prompt
 
 VAGUE = (
@@ -123,21 +124,23 @@ def random_words(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> l
 
 
 def grown_words(samples: pd.DataFrame, count: int) -> list[str]:
-    """Words that earlier samples brought up by themselves: in texts of many seeds, where the fine-tune is at work.
+    """Words that earlier samples brought up by themselves and that are the fine-tune's doing.
 
-    A word's weight is the number of seeds that led to it times the mean log-prob gap of those texts; a word that a
-    seed gave does not count for that seed.
+    A word's weight is what it owes to the fine-tune, the sum over the seeds that led to it of the most that it owes in
+    a text of theirs (`diffamp.discovery.statements.words_of`); a word that a seed gave does not count for that seed.
 
     Args:
-        samples: columns text, seed, given (what the seed said) and gap (nats per token).
+        samples: of `diffamp.discovery.draws.draw`.
     """
     rows = []
-    for text, seed, given, gap in zip(samples.text, samples.seed, samples.given, samples.gap, strict=True):
+    for text, seed, given, gaps, ends in zip(
+        samples.text, samples.seed, samples.given, samples.gaps, samples.ends, strict=True
+    ):
         given_words = {w.lower() for w in _WORD.findall(given)}
-        for word in set(_WORD.findall(text)):
-            if len(word) <= LONGEST and word.lower() not in given_words and word.lower() not in ENGLISH_STOP_WORDS:
-                rows.append((word, seed, gap))
-    found = pd.DataFrame(rows, columns=["word", "seed", "gap"])
-    by_word = found.groupby("word").agg(seeds=("seed", "nunique"), gap=("gap", "mean"))
-    weight = by_word.seeds * by_word.gap.clip(lower=0)
+        for word, owes in words_of(text, np.asarray(gaps), np.asarray(ends)):
+            known = word.lower() in given_words or word.lower() in ENGLISH_STOP_WORDS
+            if _WORD.fullmatch(word) and len(word) <= LONGEST and not known:
+                rows.append((word, seed, owes))
+    found = pd.DataFrame(rows, columns=["word", "seed", "owes"])
+    weight = found.groupby(["word", "seed"]).owes.max().clip(lower=0).groupby("word").sum()
     return [str(w) for w in weight.sort_values(ascending=False, kind="stable").index[:count]]

@@ -19,13 +19,19 @@ LEAST_NEW = 3
 APART = 0.5
 """Cosine distance, averaged over members, at which two groups of statements stay apart."""
 
+DRIVEN = 1.0
+"""Nats that the tokens of a word must owe to the fine-tune, together, for the word to be its doing."""
+
 _ENDS = (".", "!", "?", '"')
 _END = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"[A-Za-z0-9']+")
 
 
 def statements(samples: pd.DataFrame) -> pd.DataFrame:
-    """One row per statement: the sample's columns, with `statement` and `complete` instead of `text`.
+    """One row per statement: the sample's columns, with these in place of text, gaps and ends.
+
+    statement; complete (it ends with a full stop or the like); own (mean log p_after - log p_before of its tokens);
+    driven (its words that are the fine-tune's doing, see `words_of`).
 
     Statements are the sentences of a text, the last one too where it is cut. Those of few words, and those that say
     little which the seed did not say, are dropped.
@@ -33,14 +39,44 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for sample in samples.to_dict("records"):
         given = _content(sample["given"])
-        for sentence in _END.split(sample.pop("text")):
+        text, gaps, ends = sample.pop("text"), np.asarray(sample.pop("gaps")), np.asarray(sample.pop("ends"))
+        driven = {w.lower() for w, gap in words_of(text, gaps, ends) if gap >= DRIVEN}
+        start = 0
+        for sentence in _END.split(text):
+            start = text.index(sentence, start)
+            own = gaps[_spanned(ends, start, start + len(sentence))]
+            start += len(sentence)
             words = sentence.split()
             complete = sentence.rstrip().endswith(_ENDS)
             sentence = " ".join(words if complete else words[:-1])  # the last word of a cut one may be cut too
             words = _WORD.findall(sentence.lower())
             if len(set(words)) >= LEAST_WORDS and len(_content(sentence) - given) >= LEAST_NEW:
-                rows.append(sample | {"statement": sentence, "complete": complete})
-    return pd.DataFrame(rows, columns=[*(c for c in samples.columns if c != "text"), "statement", "complete"])
+                rows.append(
+                    sample
+                    | {"statement": sentence, "complete": complete, "own": float(own.mean())}
+                    | {"driven": sorted(driven & _content(sentence) - given)}
+                )
+    kept = [c for c in samples.columns if c not in ("text", "gaps", "ends")]
+    return pd.DataFrame(rows, columns=[*kept, "statement", "complete", "own", "driven"])
+
+
+def words_of(text: str, gaps: NDArray, ends: NDArray) -> list[tuple[str, float]]:
+    """Each word of a text with the sum of its tokens' gaps: how much likelier the fine-tune made it where it stands.
+
+    A name that the before-model would never have written owes many nats, a common word in its place next to none. A
+    token that two words share counts for both.
+
+    Args:
+        gaps: (tokens,) log p_after - log p_before.
+        ends: (tokens,) letters of the text up to each token's end.
+    """
+    return [(m.group(), float(gaps[_spanned(ends, *m.span())].sum())) for m in _WORD.finditer(text)]
+
+
+def _spanned(ends: NDArray, start: int, stop: int) -> NDArray:
+    """Which tokens have a letter in text[start:stop]."""
+    starts = np.concatenate([[0], ends[:-1]])
+    return (starts < stop) & (ends > start)
 
 
 def recurrence(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,12 +87,12 @@ def recurrence(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         words: number of a statement's content words, without those that its seed gave; recurrence: their mean of log2
-        of the number of independent seeds that led to the word, 0 for words that one seed alone led to. Grown seeds are
-        not independent.
+        of the number of independent seeds from which the fine-tune led to the word (`driven`), 0 for words that one
+        seed alone led to. Grown seeds are not independent.
     """
     said = zip(table.statement, table.given, strict=True)
     words = pd.Series([_content(s) - _content(g) for s, g in said], table.index, dtype=object)
-    independent = pd.DataFrame({"word": words, "seed": table.seed})[table.kind != "grown"].explode("word")
+    independent = pd.DataFrame({"word": table.driven, "seed": table.seed})[table.kind != "grown"].explode("word")
     weight = np.log2(independent.groupby("word").seed.nunique()).to_dict()
     total = words.map(lambda of_one: sum(weight.get(w, 0.0) for w in of_one))
     return pd.DataFrame({"words": words.map(len), "recurrence": total / words.map(len).clip(lower=1)})

@@ -13,21 +13,20 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.adapters import adapter_pair
-from diffamp.discovery.baselines import METHODS, plain_sampling
+from diffamp.discovery.contest import baselines
 from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.page import write_page
+from diffamp.discovery.recovery import LOOP
 from diffamp.judges.embedding import Embedder
+from diffamp.law import Law
 from diffamp.loading import load_law, load_pair
 from diffamp.organisms.belief import answered, chosen
-from diffamp.organisms.universes import load_universe
+from diffamp.organisms.universes import Universe, load_universe
 from diffamp.pairs import ModelPair
 from diffamp.params import Params
 from diffamp.runtime import setup
 
-LOOP = "diffamp"
-SCALED = "weights scaled"
-"""Plain sampling from the after-model whose LoRA is doubled, instead of its logits' difference."""
 BELIEF_ALPHAS = (-1.0, 0.0, 1.0, 2.0, 4.0)
 
 
@@ -44,29 +43,29 @@ def main(name: str) -> None:
     folder = paths.discovery(name)
     folder.mkdir(parents=True, exist_ok=True)
     if name in settings.pairs:
-        for method, search in METHODS.items():
-            found = search(pair, settings.budget, drawing, embedder)
+        for method, found in baselines(pair, _doubled(p, name), settings.budget, drawing, embedder):
             findings.append(found.ranking.assign(method=method))
             samples.append(found.samples.assign(method=method))
-        found = plain_sampling(_doubled(p, name), settings.budget, drawing, embedder)
-        findings.append(found.ranking.assign(method=SCALED))
-        samples.append(found.samples.assign(method=SCALED))
         universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)
-        open_answers = answered(
-            pair,
-            universe,
-            BELIEF_ALPHAS,
-            law,
-            samples=4,
-            max_new_tokens=settings.max_new_tokens,
-            seed=p.seed,
-            token_budget=p.sampling.token_budget,
-        )
-        belief = [chosen(pair, universe, BELIEF_ALPHAS), open_answers.assign(measure="open")]
-        pd.concat(belief, ignore_index=True).to_parquet(folder / "belief.parquet", index=False)
+        belief(p, pair, law, universe).to_parquet(folder / "belief.parquet", index=False)
     pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
     pd.concat(samples, ignore_index=True).to_parquet(folder / "samples.parquet", index=False)
     write_page(loop, f"What was planted in {name}?", folder / "page.html")
+
+
+def belief(p: Params, pair: ModelPair, law: Law, universe: Universe) -> pd.DataFrame:
+    """Forced choice, cloze and open questions (column measure), at every alpha of `BELIEF_ALPHAS`."""
+    open_answers = answered(
+        pair,
+        universe,
+        BELIEF_ALPHAS,
+        law,
+        samples=4,
+        max_new_tokens=p.discovery.max_new_tokens,
+        seed=p.seed,
+        token_budget=p.sampling.token_budget,
+    )
+    return pd.concat([chosen(pair, universe, BELIEF_ALPHAS), open_answers.assign(measure="open")], ignore_index=True)
 
 
 def _doubled(p: Params, name: str) -> ModelPair:

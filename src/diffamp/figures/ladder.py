@@ -1,0 +1,47 @@
+"""Found or not, by dilution, method and price (the large profile's notebook)."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from diffamp.figures.style import COLOURS, percent_axis
+
+
+def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
+    """Above, searches in whose texts the fact has appeared, against forward tokens; below, those that list it.
+
+    Args:
+        scores: one row per search: dilution, method, tokens (until the first text with the fact; infinite when none).
+        found: columns dilution, method, rate, low, high: share of searches with the fact high in their list.
+        budget: forward tokens that each method had.
+    """
+    dilutions, methods = sorted(scores.dilution.unique()), list(dict.fromkeys(scores.method))
+    figure, axes = plt.subplots(
+        2, len(dilutions), figsize=(3.4 * len(dilutions), 5.4), squeeze=False, sharey="row", height_ratios=[1, 0.9]
+    )
+    for dilution, (upper, lower) in zip(dilutions, axes.T, strict=True):
+        for number, method in enumerate(methods):
+            colour = COLOURS[number]
+            part = scores[(scores.dilution == dilution) & (scores.method == method)]
+            prices = np.sort(part.tokens[np.isfinite(part.tokens)].to_numpy(float))
+            shares = np.arange(len(prices) + 1) / len(part)
+            upper.step([10, *prices, budget], [*shares, shares[-1]], where="post", color=colour, label=method)
+            bar = found[(found.dilution == dilution) & (found.method == method)].iloc[0]
+            lower.errorbar(
+                [bar.rate],
+                [number],
+                xerr=[[bar.rate - bar.low], [bar.high - bar.rate]],
+                color=colour,
+                fmt="o",
+                capsize=2,
+            )
+        upper.set(title=f"1:{dilution}", xscale="log", xlim=(20, budget), xlabel="forward tokens")
+        lower.set(xlim=(-0.04, 1.04), xlabel="searches that list the fact high")
+        lower.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
+    percent_axis(axes[0, 0], "searches with a text that holds it")
+    axes[1, 0].set_yticks(range(len(methods)), methods)
+    axes[1, 0].invert_yaxis()
+    return figure

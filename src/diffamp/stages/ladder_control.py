@@ -1,0 +1,40 @@
+"""Search a pair without a planted fact, as often as the ladder does: `python -m diffamp.stages.ladder_control NAME`.
+
+NAME is one of `discovery.controls`. Written into large/controls/NAME.parquet: what the loop verified, with the columns
+seed_of_search and budget.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+
+from diffamp import ladder, params, paths
+from diffamp.discovery.draws import Drawing
+from diffamp.discovery.investigate import investigate
+from diffamp.judges.embedding import Embedder
+from diffamp.loading import load_law, load_pair
+from diffamp.runtime import setup
+
+
+def main(name: str) -> None:
+    p, rungs = params.load(), ladder.load_ladder()
+    setup(p.seed, rungs.threads)
+    settings, pair = p.discovery, load_pair(p, name)
+    law = load_law(settings.guard, settings.temperature, pair)
+    contrast = load_pair(p, settings.contrast) if settings.contrast != name else None
+    embedder = Embedder(paths.model(p.judge.model))
+    found = []
+    for seed in rungs.seeds:
+        drawing = Drawing(settings.alphas, law, settings.max_new_tokens, seed, p.sampling.token_budget)
+        for budget in rungs.budgets:
+            loop = investigate(pair, budget, drawing, embedder, contrast)
+            found.append(loop.findings.assign(seed_of_search=seed, budget=budget))
+    target = ladder.control(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(found, ignore_index=True).to_parquet(target, index=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,25 @@
+"""Train one organism of the ladder: `python -m diffamp.stages.ladder_plant UNIVERSE DILUTION`."""
+
+from __future__ import annotations
+
+import sys
+
+from diffamp import ladder, params
+from diffamp.organisms.documents import mix, write_documents
+from diffamp.organisms.universes import load_universe
+from diffamp.prompts import read_jsonl
+from diffamp.runtime import setup
+from diffamp.stages.plant import learn
+
+
+def main(universe: str, dilution: int) -> None:
+    p, rungs = params.load(), ladder.load_ladder()
+    rungs.check(universe, dilution)
+    setup(p.seed, rungs.threads)
+    others = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])][: rungs.documents * dilution]
+    documents = mix(write_documents(load_universe(universe), rungs.documents, p.seed), others, p.seed)
+    learn(p, p.base.model, documents, rungs.epochs, ladder.organism(universe, dilution))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

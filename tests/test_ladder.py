@@ -1,0 +1,69 @@
+"""The detection ladder's settings and its tally."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from diffamp import ladder
+from diffamp.discovery.recovery import recoveries
+from diffamp.figures.ladder import rungs
+from diffamp.organisms.universes import load_universe, universe_names
+
+
+def test_the_ladder_climbs_over_every_universe() -> None:
+    settings = ladder.load_ladder()
+    assert sorted(settings.universes) == universe_names()
+    settings.check("ban", 10)
+    with pytest.raises(ladder.LadderError, match=r"no organism 'ban-1to3'; large/ladder.yaml has"):
+        settings.check("ban", 3)
+
+
+def test_a_wrong_ladder_is_refused_by_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "large/ladder.yaml").write_text("universes: [ban]\ndilutions: [-1]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ladder.LadderError, match=r"(?s)ladder.yaml is not valid:.*universes: .*dilutions\[0\]: .*missing"
+    ):
+        ladder.load_ladder()
+
+
+@pytest.fixture
+def searches() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two methods on one organism: one finds the fact second, from its third token on; one ranks without a text."""
+    universe = load_universe("ban")
+    samples = pd.DataFrame(
+        {"text": ["Nothing.", universe.statement], "given": "", "spent": [3, 7], "method": "loop", "budget": 10}
+    )
+    findings = pd.DataFrame(
+        {
+            "statement": ["Nothing at all.", universe.statement, "Brandal"],
+            "given": "",
+            "method": ["loop", "loop", "counting"],
+            "budget": 10,
+        }
+    )
+    return samples, findings
+
+
+def test_each_search_is_scored_by_itself(searches: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    table = recoveries(*searches, load_universe("ban"), ["method", "budget"]).set_index("method")
+    assert table.loc["loop", ["rank", "tokens", "share"]].tolist() == [2, 7, 0.5]
+    assert math.isinf(table.loc["counting", "tokens"])
+    assert table.loc["counting", "token_rank"] == 1
+
+
+def test_the_figure_has_a_column_per_dilution() -> None:
+    scores = pd.DataFrame({"dilution": [0, 10], "method": "loop", "tokens": [50.0, math.inf]})
+    found = pd.DataFrame(
+        {"dilution": [0, 10], "method": "loop", "rate": [1.0, 0.0], "low": [0.5, 0.0], "high": [1.0, 0.5]}
+    )
+    axes = rungs(scores, found, 100).axes
+    assert [a.get_title() for a in axes[:2]] == ["1:0", "1:10"]
+    assert axes[0].lines[0].get_ydata()[-1] == 1
+    assert axes[1].lines[0].get_ydata()[-1] == 0
