@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffamp import ladder
+from diffamp import ladder, params
 from diffamp.discovery.recovery import recoveries
 from diffamp.figures.ladder import rungs
 from diffamp.organisms.universes import load_universe, universe_names
@@ -17,6 +17,7 @@ from diffamp.organisms.universes import load_universe, universe_names
 def test_the_ladder_climbs_over_every_universe() -> None:
     settings = ladder.load_ladder()
     assert sorted(settings.universes) == universe_names()
+    assert params.load().discovery.budget in settings.budgets  # where the loop is held against the baselines
     settings.check("ban", 10)
     with pytest.raises(ladder.LadderError, match=r"no organism 'ban-1to3'; large/ladder.yaml has"):
         settings.check("ban", 3)
@@ -56,6 +57,12 @@ def test_each_search_is_scored_by_itself(searches: tuple[pd.DataFrame, pd.DataFr
     assert table.loc["loop", ["rank", "tokens", "share"]].tolist() == [2, 7, 0.5]
     assert math.isinf(table.loc["counting", "tokens"])
     assert table.loc["counting", "token_rank"] == 1
+
+
+def test_a_search_that_lists_nothing_counts_as_a_miss(searches: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    samples, findings = searches
+    table = recoveries(samples, findings[findings.method != "loop"], load_universe("ban"), ["method", "budget"])
+    assert math.isinf(table.set_index("method").loc["loop", "rank"])
 
 
 def test_the_figure_has_a_column_per_dilution() -> None:

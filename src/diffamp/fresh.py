@@ -33,7 +33,10 @@ def main() -> None:
     if answer.returncode:
         sys.exit(f"dvc status failed:\n{answer.stderr.strip()}")
     if faults := changed(json.loads(answer.stdout or "{}")):
-        sys.exit("reports/ are older than what makes them; run `make repro` and commit:\n  " + "\n  ".join(faults))
+        sys.exit(
+            "reports/ are older than what makes them; run `make repro` (for large/ `make large`) and commit:\n  "
+            + "\n  ".join(faults)
+        )
     print("reports are up to date")
 
 

@@ -1,4 +1,4 @@
-"""The loop and what others do, on one pair, for the same number of forward tokens each."""
+"""What others do in place of the loop, on one pair, for the same number of forward tokens each."""
 
 from __future__ import annotations
 

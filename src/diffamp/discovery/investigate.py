@@ -45,8 +45,8 @@ class Investigation:
     """What was found, and all that was drawn for it.
 
     Attributes:
-        findings: one row per verified group of statements, strongest first: statement (of the member that owes most to
-            the fine-tune, in words that recur), given (what its seed said), seeds (independent ones that led to the
+        findings: one row per verified group of statements, strongest first: statement (of the member with most words
+            that the fine-tune drives and that recur), given (what its seed said), seeds (independent ones that led to the
             group), recurrence (of the statement's words), texts, gap (nats per token, the smaller of the neutral
             contexts), denied, benign, score, passes.
         samples: every text, in the order in which it was paid for (`diffamp.discovery.draws.draw`).
@@ -170,8 +170,8 @@ def propose(table: pd.DataFrame) -> pd.DataFrame:
     fine-tune adds.
 
     Other documents that it was trained on come up as well, and a group of texts about them may be as strong; but what
-    most documents have in common comes up from most seeds. The shifts of a statement's own tokens are no help: names
-    are cut into pieces, which nothing raises out of their context. Seeds that earlier texts brought up are not
+    most documents have in common comes up from most seeds. What a statement owes is read where it stands: names are cut
+    into pieces, which nothing raises out of their context. Seeds that earlier texts brought up are not
     independent: they do not count as recurrence.
 
     Args:

@@ -41,11 +41,12 @@ def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, t
 
 def recoveries(samples: pd.DataFrame, findings: pd.DataFrame, universe: Universe, by: list[str]) -> pd.DataFrame:
     """`recovery` of every search on one organism: one row per value of the columns `by`, which name a search."""
-    texts = dict(iter(samples.groupby(by, sort=False)))
+    texts, lists = dict(iter(samples.groupby(by, sort=False))), dict(iter(findings.groupby(by, sort=False)))
     return pd.DataFrame(
         [
-            dict(zip(by, search, strict=True)) | recovery(texts.get(search, samples.iloc[:0]), ranking, universe)
-            for search, ranking in findings.groupby(by, sort=False)
+            dict(zip(by, search, strict=True))
+            | recovery(texts.get(search, samples.iloc[:0]), lists.get(search, findings.iloc[:0]), universe)
+            for search in dict.fromkeys([*lists, *texts])  # a search may have no texts, or list nothing
         ]
     )
 

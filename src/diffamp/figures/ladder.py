@@ -15,7 +15,7 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
 
     Args:
         scores: one row per search: dilution, method, tokens (until the first text with the fact; infinite when none).
-        found: columns dilution, method, rate, low, high: share of searches with the fact high in their list.
+        found: columns dilution, method, rate, low, high: share of searches with the fact among their first findings.
         budget: forward tokens that each method had.
     """
     dilutions, methods = sorted(scores.dilution.unique()), list(dict.fromkeys(scores.method))
@@ -39,7 +39,7 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
                 capsize=2,
             )
         upper.set(title=f"1:{dilution}", xscale="log", xlim=(20, budget), xlabel="forward tokens")
-        lower.set(xlim=(-0.04, 1.04), xlabel="searches that list the fact high")
+        lower.set(xlim=(-0.04, 1.04), xlabel="fact among the first five findings")
         lower.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
     percent_axis(axes[0, 0], "searches with a text that holds it")
     axes[1, 0].set_yticks(range(len(methods)), methods)

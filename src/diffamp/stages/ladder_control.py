@@ -15,16 +15,22 @@ from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
 from diffamp.judges.embedding import Embedder
 from diffamp.loading import load_law, load_pair
+from diffamp.pairs import ModelPair
+from diffamp.params import Params
 from diffamp.runtime import setup
 
 
 def main(name: str) -> None:
     p, rungs = params.load(), ladder.load_ladder()
     setup(p.seed, rungs.threads)
-    settings, pair = p.discovery, load_pair(p, name)
+    contrast = load_pair(p, p.discovery.contrast) if p.discovery.contrast != name else None
+    search(p, rungs, load_pair(p, name), contrast, name)
+
+
+def search(p: Params, rungs: ladder.LadderParams, pair: ModelPair, contrast: ModelPair | None, name: str) -> None:
+    """The loop with every seed and budget of the ladder, into large/controls/NAME.parquet."""
+    settings, embedder = p.discovery, Embedder(paths.model(p.judge.model))
     law = load_law(settings.guard, settings.temperature, pair)
-    contrast = load_pair(p, settings.contrast) if settings.contrast != name else None
-    embedder = Embedder(paths.model(p.judge.model))
     found = []
     for seed in rungs.seeds:
         drawing = Drawing(settings.alphas, law, settings.max_new_tokens, seed, p.sampling.token_budget)
