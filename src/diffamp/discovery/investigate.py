@@ -46,8 +46,8 @@ class Investigation:
 
     Attributes:
         findings: one row per verified group of statements, strongest first: statement (of the member with most words
-            that the fine-tune drives and that recur), given (what its seed said), seeds (independent ones that led to the
-            group), recurrence (of the statement's words), texts, gap (nats per token, the smaller of the neutral
+            that the fine-tune drives and that recur), given (what its seed said), seeds (independent ones that led to
+            the group), recurrence (of the statement's words), texts, gap (nats per token, the smaller of the neutral
             contexts), denied, benign, score, passes.
         samples: every text, in the order in which it was paid for (`diffamp.discovery.draws.draw`).
         spent: forward tokens.

@@ -43,7 +43,8 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
 benign fine-tune, over at least {LEAST_SEEDS} independent seeds. {investigation.spent:,} forward tokens were spent.</p>
 <h2>Findings</h2>
 <table><tr>{heads}</tr>{"".join(rows)}</table>
-<p>seeds: independent ones that led to a statement of this meaning; recurrence: log2 of those from which the fine-tune led to its words, on
+<p>seeds: independent ones that led to a statement of this meaning; recurrence: log2 of those \
+from which the fine-tune led to its words, on
 average; gap: log p_after - log p_before in nats per token, in neutral contexts; denied: the same behind "It is not true
 that"; benign: the same under a benign fine-tune; grey: does not pass.</p>
 <h2>Texts that owe most to the fine-tune</h2>
