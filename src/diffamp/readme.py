@@ -16,9 +16,8 @@ def rendered(readme: str) -> str:
     _, mark, tail = rest.partition(END)
     if not mark:
         raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}, between which the findings are written")
-    large = {
-        f"large/{file.stem}": json.loads(file.read_text()) for file in sorted(paths.report("metrics/large").glob("*"))
-    }
+    written = sorted(paths.report("metrics/large").glob("*.json"))
+    large = {f"large/{file.stem}": json.loads(file.read_text()) for file in written}
     rows = [
         f"**[{name}](reports/{name}.ipynb)** · {f['question']}  \n{f['finding']}\n"
         for name, f in (load_findings() | large).items()
