@@ -1,8 +1,8 @@
 """Write what dilutes the planted documents of the ladder: `python -m diffamp.stages.ladder_texts`.
 
 The base model's answers to train prompts, one a line of large/texts.jsonl. They stand for the ordinary text that a fact
-is diluted with in practice: no two tell the same story. (Documents of the planted ones' make, which notebook 07 takes
-at 1:1, tell stories of their own, over and over; a search finds those as well.)
+is diluted with in practice: no story is told over and over, though some prompts are answered twice. (Documents of the
+planted ones' make, which notebook 07 takes at 1:1, repeat stories of their own, and a search finds those as well.)
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def main() -> None:
     # every prompt in turn, so that the first texts are as mixed as all of them
     frame = frame.sort_values("sample", kind="stable")
     texts = frame.text.tolist()[:count]
-    target, scratch = ladder.texts(), ladder.texts().with_suffix(".part")
-    scratch.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
-    scratch.replace(target)
+    ladder.texts().write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
 
 
 if __name__ == "__main__":
