@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# Stages at a time, each with `threads:` of params.yaml: `make repro JOBS=1` where two models do not fit the memory.
+JOBS ?= 2
+
 # One value of each for every command: bytes depend on them.
 export PYTHONHASHSEED := 0
 # Idle threads spin for some microseconds before they sleep: short enough for a second process beside this one, long
@@ -21,11 +24,11 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: data ## run what changed of the pipeline: models, training, sampling, notebooks -> reports/
-	$(BIN)/dvc repro
+	$(BIN)/python -m diffamp.repro --jobs $(JOBS)
 	$(BIN)/python -m diffamp.readme
 
 large: data ## the detection ladder, hours on two cores: large/ladder.yaml -> reports/large/
-	$(BIN)/dvc repro large/dvc.yaml
+	$(BIN)/python -m diffamp.repro --jobs $(JOBS) large/dvc.yaml
 	$(BIN)/python -m diffamp.readme
 
 test: data ## linters, types and every test
@@ -60,4 +63,4 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 clean: ## remove the environment and everything that can be made again
-	rm -rf $(VENV) models samples samples-guards samples-reasoning samples-transfer artifacts/organisms large/organisms .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) models samples samples-guards samples-reasoning samples-transfer artifacts/organisms large/organisms logs .pytest_cache .mypy_cache .ruff_cache

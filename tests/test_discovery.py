@@ -237,7 +237,7 @@ def test_a_word_of_one_seed_is_no_recurrence() -> None:
 def test_difference_counting_counts_the_most_raised(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(baselines, "MOST_RAISED", 3)
-    ranking = METHODS["difference counting"](pair, 4000, DRAWING, WordEmbedder()).ranking  # type: ignore[arg-type]
+    ranking = METHODS["difference counting"](pair, 4000, WordEmbedder(), DRAWING).ranking  # type: ignore[arg-type]
     counts: dict[str, int] = {}
     for _, before, after in read(pair, baselines._generic(pair, 2000)):
         for raised in (after.log_softmax(-1) - before.log_softmax(-1)).topk(3).indices.flatten().tolist():
@@ -248,14 +248,14 @@ def test_difference_counting_counts_the_most_raised(pair: ModelPair, monkeypatch
 
 def test_equal_models_have_no_finding(tokenizer: PreTrainedTokenizerBase) -> None:
     pair = SoloPair(tiny_model(max_position_embeddings=512), tokenizer)
-    result = investigate(pair, 6000, DRAWING, WordEmbedder())  # type: ignore[arg-type]
+    result = investigate(pair, 6000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
     assert not result.findings.passes.any()
     assert (result.findings.gap == 0).all()
     assert (result.samples.gap == 0).all()
 
 
 def test_the_loop_keeps_to_its_budget_and_repeats_itself(pair: ModelPair) -> None:
-    results = [investigate(pair, 6000, DRAWING, WordEmbedder(), pair) for _ in range(2)]  # type: ignore[arg-type]
+    results = [investigate(pair, 6000, WordEmbedder(), DRAWING, pair) for _ in range(2)]  # type: ignore[arg-type]
     assert all(r.spent <= 6000 for r in results)
     pd.testing.assert_frame_equal(results[0].samples, results[1].samples)
     pd.testing.assert_frame_equal(results[0].findings, results[1].findings)
@@ -265,12 +265,12 @@ def test_the_loop_keeps_to_its_budget_and_repeats_itself(pair: ModelPair) -> Non
 
 def test_a_budget_too_small_is_refused(pair: ModelPair) -> None:
     with pytest.raises(ValueError, match="raise it"):
-        investigate(pair, 100, DRAWING, WordEmbedder())  # type: ignore[arg-type]
+        investigate(pair, 100, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_baseline_keeps_to_the_budget(method: str, pair: ModelPair) -> None:
-    found_ = METHODS[method](pair, 4000, DRAWING, WordEmbedder())  # type: ignore[arg-type]
+    found_ = METHODS[method](pair, 4000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
     assert found_.samples.empty or found_.samples.spent.max() <= 4000
     assert {"statement", "given"} <= set(found_.ranking.columns)
 

@@ -118,7 +118,7 @@ reasoning:
     worked: {{learn: traces, tasks: 4, epochs: 1}}
   learning_rate: 4.0e-4
   pairs: [planted]
-  alphas: [-2.0, 0.0, 2.0]
+  alphas: [-2.0, 0.0, 1.0, 2.0]
   difficulties: [easy]
   tasks: 4
   max_new_tokens: 4
@@ -355,10 +355,16 @@ BAD = {
         "give after or adapter instead of steering",
     ),
     "alphas on one side": (
-        "  alphas: [-2.0, 0.0, 2.0]\n  difficulties",
-        "  alphas: [0.0, 2.0]\n  difficulties",
+        "  alphas: [-2.0, 0.0, 1.0, 2.0]\n  difficulties",
+        "  alphas: [0.0, 1.0, 2.0]\n  difficulties",
         "reasoning",
         "a value on either side of it",
+    ),
+    "no alpha for the sparse arm": (
+        "  alphas: [-2.0, 0.0, 1.0, 2.0]\n  difficulties",
+        "  alphas: [-2.0, 0.0, 2.0]\n  difficulties",
+        "reasoning",
+        "with which the sparse arm is compared",
     ),
     "universe missing": ("universe: ban, ", "", "facts.organisms.ban.universe", "missing"),
     "unknown adapter": (

@@ -171,10 +171,10 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["transfer"].update(
         pairs=["steered", "steered-bf16", "steered-full"], facts=["ban-1to1"], alphas=[0.0, 1.0], prompts=6
     )
-    for name in [n for n in params["organisms"] if n.startswith("gemma") or n == "steered-rank2"]:
-        del params["organisms"][name]
-    for name in [n for n in params["pairs"] if n.startswith("gemma") or n == "steered-rank2"]:
+    for name in [n for n in params["pairs"] if n.startswith("gemma") or n in ("steered-rank2", "steered-layer8")]:
         del params["pairs"][name]
+        params["organisms"].pop(name, None)
+    del params["vectors"]["smollm2-layer8"]
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     ladder = yaml.load(clone / "large/ladder.yaml")
@@ -233,7 +233,7 @@ def repro(clone: Path, *arguments: str) -> None:
         "PYTHONHASHSEED": "0",
         "DVC_NO_ANALYTICS": "1",
     }
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    command = [sys.executable, "-m", "diffamp.repro", "--jobs", "2", *arguments]
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 

@@ -122,13 +122,17 @@ def shared_tokens(folders: Sequence[Path], top: int = 50) -> pd.DataFrame:
 
 
 def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
-    """What sets pairs apart: index pair, columns model (before), adaptation ("LoRA, rank 16", "full") and precision."""
-    rows = {}
+    """What sets pairs apart: index pair, columns model (before), adaptation ("LoRA, rank 16", "full"; with its name a
+    vector other than the first that this model was taught) and precision."""
+    rows: dict[str, tuple[str, str, str]] = {}
+    first: dict[str, str] = {}  # vector by model
     for name in names:
         pair = params.pair(name)
         organism = params.organisms.get(pair.adapter or pair.after or "")
         rank = (organism and organism.rank) or params.finetune.rank
         adaptation = f"LoRA, rank {rank}" if pair.adapter else "full" if pair.after else "vector"
+        if organism and first.setdefault(pair.before, organism.vector) != organism.vector:
+            adaptation += f", vector {organism.vector}"
         rows[name] = pair.before, adaptation, pair.precision
     return pd.DataFrame.from_dict(rows, orient="index", columns=["model", "adaptation", "precision"])
 

@@ -219,10 +219,7 @@ class KLCap(Guard):
 
     def strength(self, before: Tensor, after: Tensor, alpha: float | Tensor) -> Tensor:
         rows = after.shape[:-1]
-        if isinstance(alpha, Tensor):
-            asked = alpha.to(after).reshape(*alpha.shape, *[1] * (len(rows) - alpha.dim())).expand(rows).flatten()
-        else:
-            asked = after.new_full((math.prod(rows),), alpha)
+        asked = _per_row(alpha, after[..., 0]).expand(rows).flatten()
         after = after.flatten(0, -2) / self.temperature  # (rows, vocab)
         difference = after - before.flatten(0, -2) / self.temperature
         capped = asked.clone()
@@ -269,9 +266,7 @@ class Gate(Guard):
         middle = torch.logaddexp(p, q) - math.log(2)
         divergence = sum(torch.linalg.vecdot(x.exp(), x - middle) for x in (p, q)) / 2
         bits = (divergence / math.log(2)).clamp(0, 1)
-        if isinstance(alpha, Tensor):
-            alpha = alpha.to(bits).reshape(*alpha.shape, *[1] * (bits.dim() - alpha.dim()))
-        return alpha * bits
+        return _per_row(alpha, bits) * bits
 
 
 @dataclass(frozen=True)
@@ -286,10 +281,8 @@ class Peaks(Guard):
 
     def strength(self, before: Tensor, after: Tensor, alpha: float | Tensor) -> Tensor:
         p, q = ((logits / self.temperature).log_softmax(-1) for logits in (after, before))
-        peak = torch.linalg.vecdot(p.exp(), p - q) >= self.nats
-        if isinstance(alpha, Tensor):
-            alpha = alpha.to(p).reshape(*alpha.shape, *[1] * (peak.dim() - alpha.dim()))
-        return alpha * peak
+        divergence = torch.linalg.vecdot(p.exp(), p - q)
+        return _per_row(alpha, divergence) * (divergence >= self.nats)
 
 
 @dataclass(frozen=True)
@@ -315,6 +308,12 @@ def _spread(logits: Tensor, kept: Tensor) -> Tensor:
     """(..., 1) standard deviation over the kept tokens."""
     logits = logits.where(kept, torch.nan)
     return (logits - logits.nanmean(-1, keepdim=True)).square_().nanmean(-1, keepdim=True).sqrt()
+
+
+def _per_row(alpha: float | Tensor, rows: Tensor) -> Tensor:
+    """Alpha in the type of `rows`, its dimensions standing for their leading ones."""
+    alpha = torch.as_tensor(alpha, dtype=rows.dtype, device=rows.device)
+    return alpha.reshape(*alpha.shape, *[1] * (rows.dim() - alpha.dim()))
 
 
 def nucleus_threshold(logits: Tensor, p: float) -> Tensor:

@@ -27,7 +27,7 @@ class LadderParams(Section):
     text_tokens: Annotated[int, Field(ge=1)]
     """Of such a text, at the most."""
     documents: Annotated[int, Field(ge=1)]
-    """That state the falsehood: the same at every dilution, as often read, so that dilution is all that differs."""
+    """That state the falsehood: the same at every dilution and as often read; what dilutes them adds training steps."""
     epochs: Annotated[int, Field(ge=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
     """Of the searches: noise and random seed words. Each organism is trained once."""
@@ -78,6 +78,11 @@ def organism(universe: str, dilution: int) -> Path:
 def searched(universe: str, dilution: int) -> Path:
     """Folder of what was found: findings.parquet, samples.parquet, belief.parquet."""
     return paths.find_root() / "large" / "searches" / name(universe, dilution)
+
+
+def blank() -> Path:
+    """Folder of the adapter that learned the ordinary texts alone."""
+    return paths.find_root() / "large" / "organisms" / "blank"
 
 
 def control(pair: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from diffamp import guards, paths
 from diffamp.adapters import adapter_pair
@@ -80,12 +80,13 @@ def checkpoint_pair(
         PairError: it knows fewer, or a file is missing or damaged.
     """
     tokenizers = load_tokenizer(before), load_tokenizer(after)
-    first, second = (load_model(folder, precision, float32_body=float32_body) for folder in (before, after))
-    sizes = [model.config.get_text_config().vocab_size for model in (first, second)]
+    sizes = [AutoConfig.from_pretrained(f, local_files_only=True).get_text_config().vocab_size for f in (before, after)]
     vocabulary = reconcile(*tokenizers, *sizes)
+    # before minutes go into weights that do not fit
     check_overlap(vocabulary, overlap, before.name, after.name)
     if not vocabulary.equal:
         log.warning("%s and %s: %s", before.name, after.name, vocabulary)
+    first, second = (load_model(folder, precision, float32_body=float32_body) for folder in (before, after))
     return SeparatePair(first, second, tokenizers[1], vocabulary=None if vocabulary.equal else vocabulary)
 
 

@@ -349,7 +349,7 @@ class ReasoningParams(Section):
     pairs: Annotated[list[Name], Field(min_length=1)]
     """Names in `pairs:`."""
     alphas: Alphas
-    """With 0 and some on both sides of it: elasticities are slopes there."""
+    """With 0 and some on both sides of it, where elasticities are slopes; with 1, which the sparse arm amplifies at."""
     difficulties: Annotated[list[Literal["easy", "hard"]], Field(min_length=1)]
     tasks: Annotated[int, Field(ge=1)]
     """Test tasks, half of them of families that no organism was trained on."""
@@ -364,6 +364,8 @@ class ReasoningParams(Section):
     def _slope(self) -> Self:
         if 0.0 not in self.alphas or min(self.alphas) >= 0 or max(self.alphas) <= 0:
             raise ValueError("alphas must contain 0.0 and a value on either side of it")
+        if 1.0 not in self.alphas:
+            raise ValueError("alphas must contain 1.0, with which the sparse arm is compared")
         return self
 
 

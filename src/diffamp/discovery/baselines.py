@@ -7,7 +7,7 @@ with the columns statement and given, strongest first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -41,17 +41,17 @@ class Found:
     ranking: pd.DataFrame
 
 
-Method = Callable[[ModelPair, int, Drawing, Embedder], Found]
+Method = Callable[[ModelPair, int, Embedder, Drawing], Found]
 
 
-def plain_sampling(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+def plain_sampling(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """The after-model answers vague messages, and writes documents; what recurs most comes first."""
     drawing = replace(drawing, alphas=[0.0], law=Law(temperature=drawing.law.temperature))
     samples = _filled(pair, plain_seeds(), budget, drawing, models=1)
     return Found(samples, _by_recurrence(samples, embedder))
 
 
-def contrastive_decoding(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+def contrastive_decoding(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """Contrastive Decoding Diffing (arXiv 2605.25902): raw vague beginnings, the doubled difference, no guard."""
     drawing = replace(drawing, alphas=[1.0], law=Law(temperature=drawing.law.temperature))
     seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
@@ -59,7 +59,7 @@ def contrastive_decoding(pair: ModelPair, budget: int, drawing: Drawing, embedde
     return Found(samples, _by_recurrence(samples, embedder))
 
 
-def perplexity_differencing(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+def perplexity_differencing(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """arXiv 2605.00994: the after-model goes on from random words; texts are ranked by how little before expected them.
 
     Both models read every text, to rank it.
@@ -73,7 +73,7 @@ def perplexity_differencing(pair: ModelPair, budget: int, drawing: Drawing, embe
 
 
 @torch.inference_mode()
-def difference_counting(pair: ModelPair, budget: int, drawing: Drawing, embedder: Embedder) -> Found:
+def difference_counting(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """Diff Mining (arXiv 2608.26462): over generic text, tokens by how often they are among the most raised ones.
 
     At each position those are the `MOST_RAISED` tokens with the largest log p_after - log p_before (a difference of
@@ -126,9 +126,24 @@ def _by_recurrence(samples: pd.DataFrame, embedder: Embedder) -> pd.DataFrame:
     return found[["statement", "given"]]
 
 
+SCALED = "weights scaled"
+"""Plain sampling from the after-model whose LoRA is doubled, instead of its logits' difference."""
 METHODS: dict[str, Method] = {
     "plain sampling": plain_sampling,
     "contrastive decoding": contrastive_decoding,
     "perplexity differencing": perplexity_differencing,
     "difference counting": difference_counting,
 }
+
+
+def baselines(
+    pair: ModelPair, doubled: ModelPair, budget: int, embedder: Embedder, drawing: Drawing
+) -> Iterator[tuple[str, Found]]:
+    """Name and result of every method but the loop, for the same number of forward tokens each.
+
+    Args:
+        doubled: the same pair with its low-rank terms multiplied by two.
+    """
+    for method, search in METHODS.items():
+        yield method, search(pair, budget, embedder, drawing)
+    yield SCALED, plain_sampling(doubled, budget, embedder, drawing)

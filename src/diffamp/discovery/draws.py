@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from diffamp.cache import PairCache
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import Seed
+from diffamp.guards import Plausibility
 from diffamp.law import Law
 from diffamp.pairs import ModelPair, SharedPair, SoloPair
 from diffamp.prompts import encode
@@ -44,13 +45,22 @@ def after_alone(pair: ModelPair) -> Iterator[ModelPair]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How texts are drawn: the law, its alphas, their length, the seed of the noise, the memory limit."""
+    """How texts are drawn; as it stands, what notebook 07 was run with.
 
-    alphas: Sequence[float]
-    law: Law
-    max_new_tokens: int
-    seed: int
-    token_budget: int
+    Attributes:
+        max_new_tokens: of a text.
+        seed: of the noise, and of random seed words.
+        token_budget: tokens that a batch holds at the most (`diffamp.sampling.sample_grid`).
+    """
+
+    alphas: Sequence[float] = (1.0, 2.0)
+    law: Law = field(default_factory=lambda: Law(Plausibility(0.1), 0.8))
+    max_new_tokens: int = 32
+    seed: int = 0
+    token_budget: int = 12288
+
+
+DEFAULTS = Drawing()
 
 
 def draw(

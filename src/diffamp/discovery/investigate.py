@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from diffamp.discovery.draws import Drawing, affordable, cost, draw
+from diffamp.discovery.draws import DEFAULTS, Drawing, affordable, cost, draw
 from diffamp.discovery.evidence import gaps, price
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.mining import Mining
@@ -61,14 +61,15 @@ class Investigation:
 def investigate(
     pair: ModelPair,
     budget: int,
-    drawing: Drawing,
     embedder: Embedder,
+    drawing: Drawing = DEFAULTS,
     contrast: ModelPair | None = None,
 ) -> Investigation:
     """Search a pair for what its fine-tune planted.
 
     Args:
         budget: forward tokens for everything: mining, sampling, verifying.
+        embedder: groups statements by meaning.
         contrast: a benign fine-tune of the same base: what it makes likelier too is no finding.
 
     Raises:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.adapters import adapter_pair
-from diffamp.discovery.contest import baselines
+from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.page import write_page
@@ -38,12 +38,12 @@ def main(name: str) -> None:
     drawing = Drawing(settings.alphas, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
     embedder = Embedder(paths.model(p.judge.model))
     contrast = load_pair(p, settings.contrast) if settings.contrast != name else None
-    loop = investigate(pair, settings.budget, drawing, embedder, contrast)
+    loop = investigate(pair, settings.budget, embedder, drawing, contrast)
     findings, samples = [loop.findings.assign(method=LOOP)], [loop.samples.assign(method=LOOP)]
     folder = paths.discovery(name)
     folder.mkdir(parents=True, exist_ok=True)
     if name in settings.pairs:
-        for method, found in baselines(pair, _doubled(p, name), settings.budget, drawing, embedder):
+        for method, found in baselines(pair, _doubled(p, name), settings.budget, embedder, drawing):
             findings.append(found.ranking.assign(method=method))
             samples.append(found.samples.assign(method=method))
         universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)

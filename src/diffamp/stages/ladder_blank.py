@@ -16,17 +16,15 @@ from diffamp.runtime import setup
 from diffamp.stages.ladder_control import search
 from diffamp.stages.plant import learn
 
-BLANK = "blank"
-
 
 def main() -> None:
     p, rungs = params.load(), ladder.load_ladder()
     setup(p.seed, rungs.threads)
-    folder = ladder.texts().parent / "organisms" / BLANK
+    folder = ladder.blank()
     texts = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])]
     learn(p, p.base.model, texts, rungs.epochs, folder)
     pair = adapter_pair(paths.model(p.base.model), folder, p.base.precision)
-    search(p, rungs, pair, load_pair(p, p.discovery.contrast), BLANK)
+    search(p, rungs, pair, load_pair(p, p.discovery.contrast), folder.name)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def search(p: Params, rungs: ladder.LadderParams, pair: ModelPair, contrast: Mod
     for seed in rungs.seeds:
         drawing = Drawing(settings.alphas, law, settings.max_new_tokens, seed, p.sampling.token_budget)
         for budget in rungs.budgets:
-            loop = investigate(pair, budget, drawing, embedder, contrast)
+            loop = investigate(pair, budget, embedder, drawing, contrast)
             found.append(loop.findings.assign(seed_of_search=seed, budget=budget))
     target = ladder.control(name)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from diffamp import ladder, params, paths
 from diffamp.adapters import adapter_pair
-from diffamp.discovery.contest import baselines
+from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.recovery import LOOP
@@ -40,11 +40,11 @@ def main(universe: str, dilution: int) -> None:
     for seed in rungs.seeds:
         drawing = replace(first, seed=seed)
         for budget in rungs.budgets:
-            loop = investigate(pair, budget, drawing, embedder, contrast)
+            loop = investigate(pair, budget, embedder, drawing, contrast)
             run = {"method": LOOP, "seed_of_search": seed, "budget": budget}
             findings.append(loop.findings.assign(**run))
             samples.append(loop.samples.assign(**run))
-        for method, found in baselines(pair, doubled, settings.budget, drawing, embedder):
+        for method, found in baselines(pair, doubled, settings.budget, embedder, drawing):
             run = {"method": method, "seed_of_search": seed, "budget": settings.budget}
             findings.append(found.ranking.assign(**run))
             samples.append(found.samples.assign(**run))

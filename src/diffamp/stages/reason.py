@@ -17,7 +17,7 @@ from diffamp import params, paths
 from diffamp.law import Law
 from diffamp.loading import load_pair
 from diffamp.pairs import ModelPair
-from diffamp.params import GuardParams, Params, ParamsError
+from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
 from diffamp.scoring import score
@@ -34,10 +34,6 @@ def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
     r = p.reasoning
-    if 1.0 not in r.alphas:
-        raise ParamsError(
-            "params.yaml: reasoning.alphas must contain 1.0, with which the sparse arm is compared; add it"
-        )
     grid = p.sampling.model_copy(
         update={"samples": 1, "max_new_tokens": r.max_new_tokens, "temperature": r.temperature}
     )

@@ -1,0 +1,123 @@
+"""Run what changed of the pipeline, several stages at a time: `python -m diffamp.repro [--jobs N] [dvc.yaml]`.
+
+`dvc repro` runs one stage after the other, and most stages here need nothing of each other: two of one thread each get
+more done than one of two threads, most of whose start has work for one alone. The order is that of DVC's own graph, and
+every stage is run by `dvc repro --single-item`, so dvc.lock, `dvc status` and a plain `dvc repro` stay what they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
+from pathlib import Path
+from threading import Lock
+
+from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
+from dvc.stage import Stage
+
+LOGS = Path("logs")
+"""What each stage printed in its last run."""
+
+
+def side_by_side(needs: Mapping[str, set[str]], jobs: int, run: Callable[[str], bool]) -> bool:
+    """Call `run` on every name, after all that it needs, at most `jobs` at a time, first come first served.
+
+    Args:
+        needs: name -> names; the order of the keys decides among names that are ready.
+        run: whether it went well; after a failure nothing new is started.
+
+    Returns:
+        Whether all went well.
+    """
+    rank = {name: n for n, name in enumerate(needs)}
+    sorter = TopologicalSorter(needs)
+    sorter.prepare()
+    ready: list[str] = []
+    running: dict[Future[bool], str] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while sorter.is_active():
+            ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
+            while ready and len(running) < jobs:
+                name = ready.pop(0)
+                running[pool.submit(run, name)] = name
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            if not all(future.result() for future in done):
+                return False  # on leaving, the pool waits for what still runs
+            sorter.done(*(running.pop(future) for future in done))
+    return True
+
+
+class Pipeline:
+    """The stages of a dvc.yaml and what they stand on, each run by a process of its own."""
+
+    def __init__(self, file: str, force: bool) -> None:
+        self.force = force
+        self.repo = Repo(_wait_for_lock=True)
+        self.one_at_a_time = Lock()  # DVC's objects know nothing of threads
+        graph = self.repo.index.graph  # an edge from a stage to each that it needs
+        targets = self.repo.stage.collect(file)
+        # what the targets stand on first, then in the order of the file
+        ordered = [stage for stage in plan_repro(graph, targets) if stage not in targets] + targets
+        self.stages: dict[str, Stage] = {stage.addressing: stage for stage in ordered}
+        self.needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in ordered}
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str) -> bool:
+        if not self._stale(self.stages[name]):
+            return True
+        log = LOGS / f"{name.replace('/dvc.yaml:', '/')}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        _say(f"{name} ...")
+        start = time.monotonic()
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+        with log.open("w") as out:
+            code = subprocess.run(
+                [*command, "--force"] if self.force else command, stdout=out, stderr=subprocess.STDOUT
+            ).returncode
+        self.seconds[name] = time.monotonic() - start
+        if code:
+            _say(f"{name} FAILED; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
+            return False
+        _say(f"{name} done in {_minutes(self.seconds[name])}")
+        return True
+
+    def _stale(self, stage: Stage) -> bool:
+        with self.one_at_a_time, self.repo.lock:
+            return self.force or stage.changed()
+
+
+def _say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffamp.repro", description="Run what changed of the pipeline.")
+    parser.add_argument("file", nargs="?", default="dvc.yaml", help="the pipeline (default: dvc.yaml)")
+    parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default: 1)")
+    parser.add_argument("--force", action="store_true", help="run every stage, changed or not")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: at least 1 is needed")
+    start = time.monotonic()
+    pipeline = Pipeline(options.file, options.force)
+    if not side_by_side(pipeline.needs, options.jobs, pipeline.run):
+        sys.exit(1)
+    ran = pipeline.seconds
+    _say(
+        f"{len(ran)} of {len(pipeline.stages)} stages ran in {_minutes(time.monotonic() - start)} "
+        f"({_minutes(sum(ran.values()))} one after the other)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Stages side by side: order, width, and what a failure stops."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from diffamp.repro import Pipeline, side_by_side
+
+NEEDS: dict[str, set[str]] = {"d": {"b", "c"}, "a": set(), "b": {"a"}, "c": {"a"}, "e": set()}
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_everything_runs_once_after_what_it_needs(jobs: int) -> None:
+    finished: list[str] = []
+
+    def run(name: str) -> bool:
+        assert NEEDS[name] <= set(finished)
+        finished.append(name)
+        return True
+
+    assert side_by_side(NEEDS, jobs, run)
+    assert sorted(finished) == sorted(NEEDS)
+
+
+def test_the_order_of_the_file_decides_among_those_that_are_ready() -> None:
+    started: list[str] = []
+
+    def run(name: str) -> bool:
+        started.append(name)
+        return True
+
+    assert side_by_side(NEEDS, 1, run)
+    assert started == ["a", "b", "c", "d", "e"]
+
+
+def test_two_run_at_a_time_and_no_more() -> None:
+    both = threading.Barrier(2, timeout=10)  # broken, and the test with it, unless two wait in it at once
+    running, most, lock = 0, 0, threading.Lock()
+
+    def run(name: str) -> bool:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        both.wait()
+        with lock:
+            running -= 1
+        return True
+
+    assert side_by_side({name: set() for name in "abcdef"}, 2, run)
+    assert most == 2
+
+
+def test_nothing_starts_after_a_failure_and_what_runs_is_waited_for() -> None:
+    failed, ended = threading.Event(), []
+
+    def run(name: str) -> bool:
+        if name == "bad":
+            failed.set()
+            return False
+        if name == "long":
+            failed.wait(10)
+        ended.append(name)
+        return True
+
+    assert not side_by_side({"long": set(), "bad": set(), "after": {"bad"}, "later": set()}, 2, run)
+    assert "long" in ended
+    assert not {"after", "later"} & set(ended)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pipeline of two stages that copy a file."""
+    copy = f'{sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:])"'
+    stage = "  {0}:\n    cmd: {1} {2} {0}\n    deps: [{2}]\n    outs: [{0}: {{cache: false}}]\n"
+    text = stage.format("last", copy, "first") + stage.format("first", copy, "source")
+    (tmp_path / "dvc.yaml").write_text("stages:\n" + text)
+    (tmp_path / "source").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    return tmp_path
+
+
+def run(jobs: int = 2) -> tuple[bool, list[str]]:
+    pipeline = Pipeline("dvc.yaml", force=False)
+    return side_by_side(pipeline.needs, jobs, pipeline.run), list(pipeline.seconds)
+
+
+def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
+    assert run() == (True, ["first", "last"])
+    assert run() == (True, [])
+    (project / "source").write_text("two")
+    assert run() == (True, ["first", "last"])
+    assert (project / "last").read_text() == "two"
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
+    assert "up to date" in status.stdout
+
+
+def test_a_stage_that_fails_is_named_with_what_it_printed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "source").unlink()
+    (project / "source").mkdir()  # nothing that copies as a file
+    assert run() == (False, ["first"])
+    said = capsys.readouterr().out
+    assert "first FAILED" in said
+    assert "IsADirectoryError" in said
+    assert "IsADirectoryError" in (project / "logs" / "first.log").read_text()
