@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
@@ -69,6 +70,8 @@ def test_an_untrained_adapter_changes_nothing(
     weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert all(not w.any() for name, w in weights.items() if "lora_B" in name)
     assert training_log(tmp_path / "a").empty
+    # no path of this machine: the same bytes wherever the repository lies
+    assert LoraConfig.from_pretrained(tmp_path / "a").base_model_name_or_path == "/".join(model_folder.parts[-2:])
 
 
 @pytest.mark.parametrize("learn_from", ["logits", "text"])

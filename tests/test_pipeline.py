@@ -250,7 +250,7 @@ def digests(clone: Path) -> dict[str, str]:
 
 
 @pytest.mark.pipeline
-def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path) -> None:
+def test_the_whole_pipeline_runs_and_gives_the_same_bytes_in_another_folder(tiny_clone: Path) -> None:
     repro(tiny_clone)
     first = digests(tiny_clone)
     assert {f"reports/{name_of(n)}.ipynb" for n in NOTEBOOKS if n.parent.name == "notebooks"} <= first.keys()
@@ -259,10 +259,11 @@ def test_the_whole_pipeline_runs_and_gives_the_same_bytes_twice(tiny_clone: Path
         json.loads(m.read_text())["finding"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
     )
 
+    moved = shutil.copytree(tiny_clone, tiny_clone.parent / "elsewhere" / "deeper", symlinks=True)
     for made in ("models", *SAMPLES):  # kept between runs: --force alone would find them whole
-        shutil.rmtree(tiny_clone / made)
-    repro(tiny_clone, "--force")
-    second = digests(tiny_clone)
+        shutil.rmtree(moved / made)
+    repro(moved, "--force")
+    second = digests(moved)
     assert {f for f in first.keys() | second.keys() if first.get(f) != second.get(f)} == set()
 
 

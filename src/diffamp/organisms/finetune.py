@@ -82,6 +82,8 @@ def train(
             r=rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         model = get_peft_model(base, lora)
+        # models/NAME, as seen from the repository: in another folder the adapter is the same, to the byte
+        model.peft_config["default"].base_model_name_or_path = "/".join(Path(base.name_or_path).parts[-2:])
     with tempfile.TemporaryDirectory(prefix="diffamp-training-") as scratch:
         config = SFTConfig(
             output_dir=scratch,
