@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -113,22 +110,3 @@ def test_a_stage_that_fails_is_named_with_what_it_printed(project: Path, capsys:
     assert "first FAILED" in said
     assert "IsADirectoryError" in said
     assert "IsADirectoryError" in (project / "logs" / "first.log").read_text()
-
-
-def test_an_interrupt_ends_the_stage_and_keeps_what_is_whole(project: Path) -> None:
-    sleeping = "  slow:\n    cmd: {0} -c 'import time; print(1, flush=True); time.sleep(600)'\n    deps: [last]\n"
-    with (project / "dvc.yaml").open("a") as file:
-        file.write(sleeping.format(sys.executable))
-    going = subprocess.Popen(
-        [sys.executable, "-m", "diffamp.repro"], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    log = project / "logs" / "slow.log"
-    for _ in range(600):
-        if log.is_file() and "1" in log.read_text().splitlines():
-            break
-        time.sleep(0.1)
-    os.killpg(going.pid, signal.SIGINT)
-    _, said = going.communicate(timeout=60)
-    assert going.returncode == 1
-    assert "interrupted; what is whole is kept" in said
-    assert (project / "last").read_text() == "one"

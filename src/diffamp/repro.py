@@ -110,11 +110,8 @@ def main() -> None:
         parser.error(f"--jobs {options.jobs}: at least 1 is needed")
     start = time.monotonic()
     pipeline = Pipeline(options.file, options.force)
-    try:
-        if not side_by_side(pipeline.needs, options.jobs, pipeline.run):
-            sys.exit(1)
-    except KeyboardInterrupt:  # from the terminal, whose other processes have it too
-        sys.exit("interrupted; what is whole is kept, and the same command goes on from there")
+    if not side_by_side(pipeline.needs, options.jobs, pipeline.run):
+        sys.exit(1)
     ran = pipeline.seconds
     _say(
         f"{len(ran)} of {len(pipeline.stages)} stages ran in {_minutes(time.monotonic() - start)} "
