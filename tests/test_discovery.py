@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, random_adapter, save_adapter_pair, separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
+from diffamp import params
 from diffamp.adapters import adapter_pair
 from diffamp.discovery import baselines
 from diffamp.discovery.baselines import METHODS
@@ -25,8 +26,10 @@ from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
 from diffamp.discovery.seeds import grown_words, plain_seeds, word_seeds
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
+from diffamp.guards import Chain
 from diffamp.judges.facts import hit, recovered
 from diffamp.law import Law
+from diffamp.loading import load_law
 from diffamp.organisms.universes import load_universe
 from diffamp.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.prompts import encode
@@ -261,6 +264,17 @@ def test_the_loop_keeps_to_its_budget_and_repeats_itself(pair: ModelPair) -> Non
     pd.testing.assert_frame_equal(results[0].findings, results[1].findings)
     assert not results[0].samples.seed.duplicated().all()
     assert not results[0].findings.passes.any()  # the contrast says the same
+
+
+def test_the_defaults_are_what_notebook_07_was_run_with(tokenizer: PreTrainedTokenizerBase) -> None:
+    p = params.load()
+    settings, defaults = p.discovery, Drawing()
+    assert list(defaults.alphas) == settings.alphas
+    assert defaults.law.temperature == settings.temperature
+    pair = SoloPair(tiny_model(), tokenizer)
+    assert Chain((defaults.law.guard,)) == load_law(settings.guard, settings.temperature, pair).guard
+    assert (defaults.max_new_tokens, defaults.seed) == (settings.max_new_tokens, p.seed)
+    assert defaults.token_budget == p.sampling.token_budget
 
 
 def test_a_budget_too_small_is_refused(pair: ModelPair) -> None:
