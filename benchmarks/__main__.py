@@ -8,13 +8,14 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; the Makefile sets the same
 
 from benchmarks import machine, report
 from benchmarks.measure import MEASUREMENTS, QUICK, Effort, Record
-from benchmarks.subject import load_subject
+from benchmarks.subject import SHAPES, load_subject, random_subject
 from diffamp import params, paths
 from diffamp.checkpoints import PairError
 from diffamp.runtime import setup
@@ -26,17 +27,23 @@ def main() -> None:
     options = _options()
     settings = params.load()
     setup(settings.seed, settings.threads)
-    found = machine.facts(settings.threads) | {"model": options.base.name, "adapter": options.adapter.name}
+    found = machine.facts(settings.threads) | _what(options)
     try:
-        subject = load_subject(options.base, options.adapter)
+        subject = (
+            random_subject(options.shape, options.base, options.nf4)
+            if options.shape
+            else load_subject(options.base, options.adapter)
+        )
     except (PairError, FileNotFoundError) as error:
         sys.exit(str(error))
+    effort = QUICK if options.quick else Effort()
+    effort = replace(effort, **{k: v for k in ("rows", "context", "steps") if (v := getattr(options, k)) is not None})
     gc.freeze()  # the models' objects are not walked through again between any two calls
     timings = {}
     start = time.monotonic()
     for name in options.only:
         print(f"{name} ...", flush=True)
-        timings[name] = MEASUREMENTS[name](subject, QUICK if options.quick else Effort())
+        timings[name] = MEASUREMENTS[name](subject, effort)
     found["minutes"] = round((time.monotonic() - start) / 60, 1)
     found["peak memory of the process, GiB"] = round(machine.peak_memory() / 2**30, 1)
     _write(_name(found, options), found, timings)
@@ -54,10 +61,21 @@ def _write(name: str, found: machine.Facts, timings: dict[str, list[Record]]) ->
     print(f"{text}\nwritten: benchmarks/results/{name}.*")
 
 
+def _what(options: argparse.Namespace) -> machine.Facts:
+    if options.shape:
+        return {
+            "model": f"random weights in the shape of {options.shape}",
+            "precision": "nf4" if options.nf4 else "bf16",
+        }
+    return {"model": options.base.name, "adapter": options.adapter.name}
+
+
 def _name(found: machine.Facts, options: argparse.Namespace) -> str:
     """The device; a run of less, or of another model, never takes the place of the full one."""
     parts = [machine.slug(found)]
-    if options.base.name != MODEL or options.adapter.name != ORGANISM:
+    if options.shape:
+        parts += [options.shape, *(["nf4"] if options.nf4 else [])]
+    elif options.base.name != MODEL or options.adapter.name != ORGANISM:
         parts += [options.base.name, options.adapter.name]
     if options.quick:
         parts.append("quick")
@@ -71,8 +89,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="1 and 16 rows, fewer repeats, no full grid")
     parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
     parser.add_argument("--base", type=Path, default=paths.model(MODEL), help="folder of another base model")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, tokenizer of --base")
+    parser.add_argument("--nf4", action="store_true", help="quantise the random weights")
+    parser.add_argument("--rows", type=_numbers, help="decoded together, e.g. 1,8,32")
+    parser.add_argument("--context", type=int, help="tokens in the prompt")
+    parser.add_argument("--steps", type=int, help="new tokens")
     parser.add_argument("--adapter", type=Path, default=paths.organism(ORGANISM), help="folder of its LoRA adapter")
     return parser.parse_args()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(","))
 
 
 def _names(text: str) -> list[str]:

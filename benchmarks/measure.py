@@ -28,9 +28,6 @@ from diffamp.scoring import score
 
 Record = dict[str, Any]
 
-CONTEXT, STEPS = 64, 16
-"""Of `decode`: tokens in the prompt, and new ones."""
-
 ALPHAS = [-1.0, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
 
 MOST_ROWS = {"full re-forward": 4, "transformers CFG": 16}
@@ -48,6 +45,10 @@ class Effort:
     """How much is measured."""
 
     rows: Sequence[int] = (1, 4, 16, 64)
+    context: int = 64
+    """Of `decode`: tokens in the prompt,"""
+    steps: int = 16
+    """and new ones."""
     repeats: int = 3
     full_grid: bool = True
 
@@ -98,23 +99,23 @@ def _synchronise() -> None:
 
 
 def decode(subject: Subject, effort: Effort) -> list[Record]:
-    """Every contender at several numbers of rows, all of one prompt, with one new token (prefill) and with `STEPS`."""
+    """Every contender at several numbers of rows, all of one prompt: one new token, a quarter and all of `steps`."""
     records = []
-    prompt = prompt_of(subject.tokenizer, CONTEXT)
+    prompt = prompt_of(subject.tokenizer, effort.context)
     for rows in effort.rows:
         alphas = ALPHAS[-min(rows, len(ALPHAS)) :]
-        budget = rows * (CONTEXT + STEPS)
-        work = Work([prompt], alphas, rows // len(alphas), STEPS, batch_rows=rows, token_budget=budget)
+        budget = rows * (effort.context + 2 * effort.steps)  # as many slots as rows
+        work = Work([prompt], alphas, rows // len(alphas), effort.steps, batch_rows=rows, token_budget=budget)
         taking_part = {name: run for name, run in CONTENDERS.items() if rows <= MOST_ROWS.get(name, rows)}
         for run in taking_part.values():
             run(subject, replace(work, new_tokens=2))
         cases = [
             Case(
-                {"contender": name, "rows": rows, "new_tokens": new},
+                {"contender": name, "rows": rows, "context": effort.context, "new_tokens": new},
                 partial(run, subject, replace(work, new_tokens=new)),
             )
             for name, run in taking_part.items()
-            for new in (1, STEPS)
+            for new in (1, effort.steps // 4, effort.steps)
         ]
         records += interleaved(cases, effort.repeats)
     for record in records:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 import diffamp
 from benchmarks.contenders import CONTENDERS, ENGINE, PEER, PLAIN, SOLO
 from benchmarks.machine import Facts
-from benchmarks.measure import ALPHAS, CONTEXT, GROWTH_AT, MOST_ROWS, STEPS, Record
+from benchmarks.measure import ALPHAS, GROWTH_AT, MOST_ROWS, Record
 
 
 def markdown(found: Facts, timings: dict[str, list[Record]]) -> str:
@@ -37,16 +37,19 @@ def markdown(found: Facts, timings: dict[str, list[Record]]) -> str:
 def decode_steps(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per number of rows, contender and repeat: seconds of `prefill` and per `step`, and tokens per second."""
     wide = frame.pivot(index=["rows", "contender", "repeat"], columns="new_tokens", values="seconds")
-    steps = pd.DataFrame({"prefill": wide[1], "step": (wide[STEPS] - wide[1]) / (STEPS - 1)}).reset_index()
+    _, few, many = sorted(wide.columns)
+    steps = pd.DataFrame({"prefill": wide[1], "step": (wide[many] - wide[few]) / (many - few)}).reset_index()
     return steps.assign(rate=steps.rows / steps.step)
 
 
 def _decode(frame: pd.DataFrame) -> list[str]:
     limits = ", ".join(f"`{name}` up to {rows} rows" for name, rows in MOST_ROWS.items())
+    context, (_, few, many) = frame.context.iloc[0], sorted(frame.new_tokens.unique())
     parts = [
         "## Decode",
-        f"All rows continue one prompt of {CONTEXT} tokens by {STEPS}, end tokens ignored. Prefill is the time of a "
-        f"call for one new token; a step is the {STEPS}-token call less that one, over {STEPS - 1}. A token "
+        f"All rows continue one prompt of {context} tokens by {many}, end tokens ignored. Prefill is the time of a "
+        f"call for one new token; a step is the {many}-token call less one of {few}, over {many - few}: what is set up "
+        "in the first steps (CUDA graphs take two) is in neither. A token "
         f"counts once, whatever number of forwards it takes. Measured only in part: {limits}. `transformers CFG` has "
         "one scale for all rows, and batches only rows of one length. Rows of the engine share one prefill.",
     ]
@@ -146,7 +149,7 @@ def figure(records: list[Record]) -> Figure:
     """Tokens per second against rows, medians with the range over repeats; solid lines amplify, dashed ones do not."""
     steps = decode_steps(pd.DataFrame(records))
     present = [name for name in CONTENDERS if name in set(steps.contender)]
-    with plt.style.context(Path(diffamp.__file__).with_name("diffamp.mplstyle")):
+    with plt.style.context(Path(diffamp.__file__).with_name("figures") / "diffamp.mplstyle"):
         drawn, axes = plt.subplots(figsize=(6, 5.4))
         colours = sns.color_palette("colorblind")
         for number, name in enumerate(CONTENDERS):

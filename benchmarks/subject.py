@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.adapters import adapter_pair, shared_pair
+from diffamp.checkpoints import device, load_model, load_tokenizer
 from diffamp.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.prompts import Prompt, encode, load_prompts
 
@@ -64,6 +66,79 @@ def load_subject(base: Path, adapter: Path) -> Subject:
         solo=SoloPair(merged(), tokenizer),
         prompts=prompts,
     )
+
+
+SHAPES = {
+    "smollm2-135m": {
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "llama-3.1-8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+    },
+}
+"""What a Llama's speed depends on: weights of these sizes need no download to be timed."""
+
+
+def random_subject(shape: str, tokenizer: Path, nf4: bool = False) -> Subject:
+    """Random weights of a published shape with a random LoRA (rank 16, all linear layers), on the GPU if there is one.
+
+    Args:
+        tokenizer: folder of a tokenizer whose ids all lie in the shape's vocabulary.
+        nf4: quantise the linear layers to 4 bit.
+    """
+
+    def base() -> PreTrainedModel:
+        torch.manual_seed(0)
+        config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, rms_norm_eps=1e-5)
+        with torch.device(device()):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        return _quantised(model) if nf4 else model
+
+    def wrapped() -> PeftModel:
+        torch.manual_seed(1)
+        found = get_peft_model(base(), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+        for name, weight in found.named_parameters():
+            if "lora_" in name:
+                weight.data = 0.02 * torch.randn_like(weight, dtype=torch.bfloat16)
+        return found.eval()
+
+    loaded = load_tokenizer(tokenizer)
+    pair = shared_pair(wrapped(), loaded)
+    assert pair is not None
+    return Subject(
+        tokenizer=loaded,
+        wrapped=wrapped(),
+        after=base(),  # no better and no worse for being the base
+        pair=pair,
+        two=SeparatePair(base(), base(), loaded),
+        solo=SoloPair(base(), loaded),
+        prompts=load_prompts("dev", 32),
+    )
+
+
+def _quantised(model: PreTrainedModel) -> PreTrainedModel:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and name != "lm_head":
+            options = {"compute_dtype": torch.bfloat16, "quant_type": "nf4", "device": "meta"}
+            quantised = Linear4bit(layer.in_features, layer.out_features, bias=False, **options)
+            quantised.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4").to(
+                layer.weight.device
+            )
+            model.set_submodule(name, quantised)
+    return model
 
 
 @dataclass(frozen=True)

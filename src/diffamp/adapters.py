@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from diffamp.checkpoints import PairError, damaged, load_model, load_tokenizer
@@ -44,19 +45,32 @@ def adapter_pair(
     wrapped, tokenizer = _wrapped(base, adapter, precision, float32_body), load_tokenizer(base)
     if any(c.is_prompt_learning for c in wrapped.peft_config.values()):
         raise PairError(f"the adapter in {adapter} puts virtual tokens before the prompt, which a pair cannot share")
-    biased = any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values())
-    terms = None if biased or not shared else _low_rank_terms(wrapped, scale)
-    if terms is not None:
-        try:
-            return SharedPair(wrapped.unload(), tokenizer, Halves(), terms)
-        except NotByRowError:
-            wrapped = _wrapped(base, adapter, precision, float32_body)
+    try:
+        found = shared_pair(wrapped, tokenizer, scale) if shared else None
+    except NotByRowError:
+        wrapped, found = _wrapped(base, adapter, precision, float32_body), None
+    if found is not None:
+        return found
     if scale != 1:
         raise PairError(f"the adapter in {adapter} is more than plain LoRA on linear layers: it cannot be scaled")
-    if biased:
+    if _biased(wrapped):
         # trained biases overwrite the base's own, which switching the adapter off does not bring back
         return SeparatePair(load_model(base, precision, float32_body=float32_body), wrapped, tokenizer)
     return SeparatePair(wrapped, wrapped, tokenizer, switch_off=wrapped.disable_adapter)
+
+
+def shared_pair(wrapped: PeftModel, tokenizer: PreTrainedTokenizerBase, scale: float = 1.0) -> SharedPair | None:
+    """A pair of peft's model and its base, or None where the adapter is more than plain LoRA. Takes the model apart.
+
+    Raises:
+        NotByRowError: a layer with a term is fed something else than the whole batch; the model is spoilt then.
+    """
+    terms = None if _biased(wrapped) else _low_rank_terms(wrapped, scale)
+    return None if terms is None else SharedPair(wrapped.unload(), tokenizer, Halves(), terms)
+
+
+def _biased(wrapped: PeftModel) -> bool:
+    return any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values())
 
 
 def _wrapped(base: Path, adapter: Path, precision: Precision, float32_body: bool) -> Any:

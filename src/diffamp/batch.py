@@ -11,9 +11,6 @@ from torch import Tensor
 from diffamp.cache import ClockLayer, PairCache
 from diffamp.pairs import ModelPair
 
-SHRINK_AT = 0.75
-"""When no row waits and at most this share of the slots is live, the batch is rebuilt without the free ones."""
-
 Draw = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(rows, before, after) -> the tokens drawn, and which rows go on."""
 
@@ -23,6 +20,11 @@ class Batch:
 
     A slot whose row has ended is given to the next waiting row; when none waits, the batch shrinks.
     """
+
+    shrink_at = 0.75
+    """When no row waits and at most this share of the slots is live, the batch is rebuilt without the free ones."""
+    refill_at = 0.0
+    """Rows enter when more than this share of the slots is free."""
 
     def __init__(
         self, pair: ModelPair, encoded: Sequence[list[int]], rows: int, together: int, max_new_tokens: int, columns: int
@@ -43,7 +45,7 @@ class Batch:
         slots = min(rows, max(1, columns // self.capacity))
         slots -= slots % together if slots > together else 0
         self._prefill(encoded, max(1, columns // self.longest))
-        self.cache = pair.layers(self.capacity)
+        self.cache = self._layers()
         for layer, (keys, values) in zip(self.cache.layers, self.prompt_states, strict=True):
             layer.keys, layer.values = (_room(s, slots, self.capacity) for s in (keys, values))
             layer.is_initialized = True
@@ -52,6 +54,9 @@ class Batch:
         self.start = torch.full((slots,), self.longest)  # its first live column
         self.position = torch.zeros(slots, dtype=torch.long)  # position of the token to be fed
         self.token = torch.zeros(slots, dtype=torch.long, device=pair.device)
+
+    def _layers(self) -> PairCache:
+        return self.pair.layers(self.capacity)
 
     def _prefill(self, encoded: Sequence[list[int]], at_a_time: int) -> None:
         """Both models' states of every prompt, right-aligned at column `longest`, and its last logits.
@@ -104,14 +109,14 @@ class Batch:
 
     def refill(self, queue: deque[int], prompt_of: list[int], draw: Draw) -> bool:
         """Admit waiting rows to free slots, their first token drawn from the prefill. False when all is done."""
-        while queue and (self.row < 0).any():
-            admitted = torch.tensor([queue.popleft() for _ in range(min(len(queue), int((self.row < 0).sum())))])
+        while queue and (free := int((self.row < 0).sum())) > self.refill_at * len(self.row):
+            admitted = torch.tensor([queue.popleft() for _ in range(min(len(queue), free))])
             prompt = torch.tensor([prompt_of[r] for r in admitted])
             on_device = prompt.to(self.pair.device)
             token, going_on = draw(admitted, self.prompt_before[on_device], self.prompt_after[on_device])
             self._admit(admitted[going_on], prompt[going_on], token[going_on.to(token.device)])
         live = self.row >= 0
-        if not queue and int(live.sum()) <= SHRINK_AT * len(live):
+        if not queue and int(live.sum()) <= self.shrink_at * len(live):
             self._shrink(live.nonzero()[:, 0])
         return len(self.row) > 0
 
@@ -138,6 +143,18 @@ class Batch:
         if self.clock == self.capacity:
             self._rewind()
         live = self.row >= 0
+        slots = live.nonzero()[:, 0]
+        on_device = slots.to(self.pair.device)  # before the pass, for which a copy to a GPU would wait
+        before, after = self._forward(live)
+        self.clock += 1
+        self.position[live] += 1
+        if len(slots) < len(live):
+            before, after = before[on_device], after[on_device]
+        self.token[on_device], going_on = draw(self.row[slots], before, after)
+        self.row[slots[~going_on]] = -1
+
+    def _forward(self, live: Tensor) -> tuple[Tensor, Tensor]:
+        """Both models' logits (slots, vocab) for the token that each slot is fed."""
         first = int(self.start[live].min())
         for layer in self._clocked():
             layer.start, layer.clock = first, self.clock
@@ -146,21 +163,13 @@ class Batch:
         start = torch.where(live, self.start, self.clock)
         mask = (torch.arange(first, self.clock + 1) >= start[:, None]).long().to(device)  # (slots, live columns)
         before, after = self.pair.logits(self.token[:, None], mask, self.position[:, None].to(device), self.cache)
-        before, after = before[:, -1], after[:, -1]
-        self.clock += 1
-        self.position[live] += 1
-        slots = live.nonzero()[:, 0]
-        if len(slots) < len(live):
-            before, after = before[slots.to(device)], after[slots.to(device)]
-        self.token[slots.to(device)], going_on = draw(self.row[slots], before, after)
-        self.row[slots[~going_on]] = -1
+        return before[:, -1], after[:, -1]
 
     def _rewind(self) -> None:
         # a prompt admitted next needs `longest` columns behind the clock
         first = min(int(self.start[self.row >= 0].min()), self.clock - self.longest)
         for layer in self._clocked():
-            layer.start, layer.clock = first, self.clock
-            layer.rewind()
+            layer.rewind(first, self.clock)
         self.clock -= first
         self.start -= first
 

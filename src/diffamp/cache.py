@@ -96,10 +96,37 @@ class ClockLayer(DynamicLayer):
         keys, values = (s[:, :, : prefix.clock].repeat_interleave(rows, 0) for s in (prefix.keys, prefix.values))
         self.update(keys, values)
 
-    def rewind(self) -> None:
-        """Move the live columns to the front, so that the clock has room to run on."""
-        if self.start:
-            live = self.clock - self.start
-            for states in (self.keys, self.values):
-                states[:, :, :live] = states[:, :, self.start : self.clock].clone()
-            self.start, self.clock = 0, live
+    def rewind(self, start: int, clock: int) -> None:
+        """Move the live columns, `start` to `clock`, to the front, so that the clock has room to run on."""
+        for states in (self.keys, self.values):
+            states[:, :, : clock - start] = states[:, :, start:clock].clone()
+
+
+class DeviceClockLayer(ClockLayer):
+    """The same layer with its clock on the device, so that a step can be replayed as a CUDA graph.
+
+    Nothing that changes from step to step is a Python number: the next column is read from a tensor, and the first
+    `window` columns are handed out, of which the mask hides those beyond the clock. transformers' mask code takes the
+    clock as it takes that of its own static caches.
+    """
+
+    is_compileable = True
+
+    def __init__(self, capacity: int, exact: bool, column: Tensor) -> None:
+        """`column`: () int64, the next column to be written, shared by all layers."""
+        super().__init__(capacity, exact)
+        self.column = column
+        self.window = capacity
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        for states, new in ((self.keys, key_states), (self.values, value_states)):
+            states.index_copy_(2, self.column.view(1), new.to(states.dtype))
+        return self.keys[:, :, : self.window], self.values[:, :, : self.window]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.window, 0
+
+    def get_seq_length(self) -> Tensor:  # type: ignore[override]
+        return self.column

@@ -20,11 +20,12 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel,
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from diffamp.attention import NAME, write_out
-from diffamp.cache import ClockLayer, PairCache
+from diffamp.cache import ClockLayer, DeviceClockLayer, PairCache
 from diffamp.guards import UNGUARDED, Guard
 from diffamp.halves import Halves, LowRank, Side
 from diffamp.linear import fuse
 from diffamp.model import AmplifiedLM
+from diffamp.norms import fuse_norms
 from diffamp.vocabulary import Reconciliation
 
 
@@ -62,8 +63,12 @@ class ModelPair(ABC):
         return sorted({t for model in self.modules for t in _ends(self.tokenizer.eos_token_id, model)})
 
     @abstractmethod
-    def layers(self, capacity: int | None = None) -> PairCache:
-        """An empty cache: growing, or with `capacity` preallocated columns on a shared clock."""
+    def layers(self, capacity: int | None = None, column: Tensor | None = None) -> PairCache:
+        """An empty cache: growing, or with `capacity` preallocated columns on a shared clock.
+
+        Args:
+            column: the clock, where it is a tensor on the device (`diffamp.cache.DeviceClockLayer`).
+        """
 
     @abstractmethod
     def logits(
@@ -148,14 +153,15 @@ def _prepare(
     model.eval()
     write_out(model.get_base_model() if isinstance(model, PeftModel) else model)
     fuse(model, halves, terms)
-    return model.config._attn_implementation == NAME and _only_attention_reads(model)
+    fuse_norms(model)
+    return model.device.type == "cpu" and model.config._attn_implementation == NAME and _only_attention_reads(model)
 
 
 class UnsupportedCacheError(ValueError):
     """A model keeps something else than keys and values of every layer."""
 
 
-def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> list[Any]:
+def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool, column: Tensor | None) -> list[Any]:
     config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
     if capacity is None:
@@ -165,7 +171,9 @@ def _cache_layers(model: PreTrainedModel, capacity: int | None, exact: bool) -> 
             f"{config.model_type} keeps something else than keys and values in some layers, which the sampler cannot "
             "share between rows: use `pair.amplify(alpha).generate` instead"
         )
-    return [ClockLayer(capacity, exact) for _ in layers]
+    if column is None:
+        return [ClockLayer(capacity, exact) for _ in layers]
+    return [DeviceClockLayer(capacity, exact, column) for _ in layers]
 
 
 def keys_and_values(layers: list[Any]) -> bool:
@@ -218,8 +226,8 @@ class SharedPair(ModelPair):
         self.halves = halves
         self.vocab_size = model.config.get_text_config().vocab_size
 
-    def layers(self, capacity: int | None = None) -> PairCache:
-        return PairCache(_cache_layers(self.modules[0], capacity, self._exact))
+    def layers(self, capacity: int | None = None, column: Tensor | None = None) -> PairCache:
+        return PairCache(_cache_layers(self.modules[0], capacity, self._exact, column))
 
     @torch.inference_mode()
     def logits(
@@ -265,7 +273,7 @@ class SeparatePair(ModelPair):
         switch_off: Callable[[], AbstractContextManager[Any]] | None = None,
         vocabulary: Reconciliation | None = None,
     ) -> None:
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary and vocabulary.to(after.device)
         with switch_off() if switch_off else nullcontext():
             exact = _prepare(before)
         self._exact = exact, exact if after is before else _prepare(after)
@@ -279,12 +287,13 @@ class SeparatePair(ModelPair):
         if self.vocabulary is None:
             return super().end_tokens
         before = sorted(_ends(None, self.modules[0]))
-        read = torch.isin(self.vocabulary.to_before, torch.tensor(before)).nonzero().flatten().tolist()
+        read = torch.isin(self.vocabulary.to_before.cpu(), torch.tensor(before)).nonzero().flatten().tolist()
         return sorted({*_ends(self.tokenizer.eos_token_id, self.modules[1]), *read})
 
-    def layers(self, capacity: int | None = None) -> PairCache:
+    def layers(self, capacity: int | None = None, column: Tensor | None = None) -> PairCache:
         before, after = (
-            _cache_layers(model, capacity, exact) for model, exact in zip(self.modules, self._exact, strict=True)
+            _cache_layers(model, capacity, exact, column)
+            for model, exact in zip(self.modules, self._exact, strict=True)
         )
         return PairCache(before, after)
 
@@ -346,11 +355,10 @@ class ProxyPair(ModelPair):
     def end_tokens(self) -> list[int]:
         return sorted({*self.small.end_tokens, *_ends(None, self.modules[-1])})
 
-    def layers(self, capacity: int | None = None) -> PairCache:
-        small = self.small.layers(capacity)
-        return PairCache(
-            small.before.layers, small.after.layers, _cache_layers(self.modules[-1], capacity, self._exact)
-        )
+    def layers(self, capacity: int | None = None, column: Tensor | None = None) -> PairCache:
+        small = self.small.layers(capacity, column)
+        target = _cache_layers(self.modules[-1], capacity, self._exact, column)
+        return PairCache(small.before.layers, small.after.layers, target)
 
     @torch.inference_mode()
     def logits(
@@ -390,8 +398,8 @@ class SoloPair(ModelPair):
         self.modules = [model]
         self.vocab_size = model.config.get_text_config().vocab_size
 
-    def layers(self, capacity: int | None = None) -> PairCache:
-        return PairCache(_cache_layers(self.modules[0], capacity, self._exact), [])
+    def layers(self, capacity: int | None = None, column: Tensor | None = None) -> PairCache:
+        return PairCache(_cache_layers(self.modules[0], capacity, self._exact, column), [])
 
     @torch.inference_mode()
     def logits(

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffamp.batch import Batch
+from diffamp.graphs import Captured, GraphBatch
 from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
@@ -32,8 +33,9 @@ from diffamp.records import Records
 ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
-CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "guards", "halves", "law", "linear",
-        "loading", "model", "noise", "pairs", "prompts", "runtime", "sampling", "vocabulary")  # fmt: skip
+CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "graphs", "guards", "halves", "law",
+        "linear", "loading", "model", "noise", "norms", "pairs", "prompts", "runtime", "sampling",
+        "vocabulary")  # fmt: skip
 """Every module that a sample passes through."""
 
 log = logging.getLogger(__name__)
@@ -175,7 +177,7 @@ class _Unit:
             for s in range(samples)
         }
         self.uniform = torch.tensor(np.stack([luck[r.prompt, r.sample] for r in self.rows]))  # (rows, steps)
-        self.ends = torch.tensor(pair.end_tokens, device=pair.device)
+        self.ends = np.array(pair.end_tokens, dtype=np.int64)
         self.tokens = np.zeros((len(self.rows), max_new_tokens), dtype=np.int64)
         self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
         self.lengths = np.zeros(len(self.rows), dtype=np.int64)
@@ -208,7 +210,9 @@ class _Unit:
 
     @torch.inference_mode()
     def _sample(self, columns: int, progress: Any) -> None:
-        batch = Batch(self.pair, self.encoded, len(self.rows), self.together, self.tokens.shape[1], columns)
+        kind = GraphBatch if self.pair.device.type == "cuda" else Batch
+        batch = kind(self.pair, self.encoded, len(self.rows), self.together, self.tokens.shape[1], columns)
+        self.draw_law = Captured(self.law.draw, len(batch.row))
 
         def draw(which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
             drawn, going_on = self._draw(which, before, after)
@@ -223,11 +227,13 @@ class _Unit:
         """Draw, record, and say which rows go on. `which` (rows,) indexes the unit's rows."""
         index = which.numpy()
         step = self.lengths[index]
-        u = self.uniform[which, torch.from_numpy(step)].to(before.device)
-        alpha = self.law.alpha_at(self.alpha[which], torch.from_numpy(step))
-        drawn, score = self.law.draw(before, after, alpha.float().to(before.device), u)
-        ended = torch.isin(drawn, self.ends).cpu()
-        self.tokens[index, step] = drawn.cpu().numpy()
+        u = self.uniform[which, torch.from_numpy(step)]
+        alpha = self.law.alpha_at(self.alpha[which], torch.from_numpy(step)).float()
+        alpha, u = (t.to(before.device, non_blocking=True) for t in (alpha, u))
+        drawn, score = self.draw_law(before, after, alpha, u)
+        tokens = drawn.cpu().numpy()
+        ended = np.isin(tokens, self.ends)
+        self.tokens[index, step] = tokens
         self.scores[index, step] = score.cpu().numpy()
         finite = np.isfinite(self.scores[index, step, :3]).all(-1)
         if not finite.all():
@@ -237,8 +243,8 @@ class _Unit:
                 f"logits are not finite at prompt {self.prompts[row.prompt].id!r}, alpha {row.alpha}, step {step[bad]}"
             )
         self.lengths[index] += 1
-        self.finish[index[ended.numpy()]] = "end"
-        return drawn, ~ended & (torch.from_numpy(self.lengths[index]) < self.tokens.shape[1])
+        self.finish[index[ended]] = "end"
+        return drawn, torch.from_numpy(~ended & (self.lengths[index] < self.tokens.shape[1]))
 
     def frame(self) -> pd.DataFrame:
         """One line per row, as `sample_grid` returns it."""

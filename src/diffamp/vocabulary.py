@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,9 +42,12 @@ class Reconciliation:
             words.append(f"unknown to it and left unamplified: {', '.join(map(repr, self.unknown))}")
         return "; ".join(words)
 
+    def to(self, device: torch.device) -> Reconciliation:
+        return replace(self, to_before=self.to_before.to(device))
+
     def ids(self, after_ids: Tensor) -> Tensor:
         """The before-model's ids of a text given in the after-model's; tokens it does not know become `stand_in`."""
-        ids = self.to_before.to(after_ids.device)[after_ids]
+        ids = self.to_before[after_ids]
         return torch.where(ids < 0, self.stand_in, ids)
 
     def logits(self, before: Tensor, after: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ class Reconciliation:
         A token that it does not know is given the after-model's own log-odds against all tokens that both know: the
         two then differ on shared tokens only, and amplification leaves its share of the probability to the others.
         """
-        to_before = self.to_before.to(before.device)
+        to_before = self.to_before
         known = to_before >= 0
         read = before.float().index_select(-1, to_before.clamp(min=0))
         after = after[..., : len(to_before)].float()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp.cache import PairCache
@@ -26,8 +27,8 @@ class _After(SoloPair):
     def __init__(self, pair: SharedPair, model: PreTrainedModel) -> None:
         self.pair, self.tokenizer, self.modules, self.vocab_size = pair, pair.tokenizer, [model], pair.vocab_size
 
-    def layers(self, capacity: int | None = None) -> PairCache:
-        return PairCache(self.pair.layers(capacity).layers, [])
+    def layers(self, capacity: int | None = None, column: Tensor | None = None) -> PairCache:
+        return PairCache(self.pair.layers(capacity, column).layers, [])
 
 
 @contextmanager

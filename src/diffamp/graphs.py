@@ -1,0 +1,163 @@
+"""CUDA graphs: a step's thousand small kernels, recorded once and launched as one.
+
+A small model on a GPU waits for the launches of its kernels, and amplification adds its own. What runs at every step
+with the same shapes is captured instead. What cannot be (code that waits for a result of the device, such as a guard
+that iterates until it has converged, or a mixture of experts that counts its tokens) runs as it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffamp.batch import Batch
+from diffamp.cache import DeviceClockLayer, PairCache
+from diffamp.pairs import ModelPair
+
+WINDOWS = 16
+"""Graphs of the forward pass, at the most: each reads so many more columns of the cache."""
+
+COLUMNS = 64
+"""A window is a multiple of so many columns."""
+
+log = logging.getLogger(__name__)
+
+
+class Replayed:
+    """A function that reads and writes tensors in place, captured at its second call and replayed from then on.
+
+    The first call runs as it is: what a library sets up when it is first used must not be captured. On a CPU every
+    call does. The function comes with each call, and is not kept: what it belongs to can be freed.
+    """
+
+    def __init__(self, capturable: bool = True) -> None:
+        self.capturable = capturable
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.calls = 0
+
+    def __call__(self, run: Callable[[], None]) -> None:
+        self.calls += 1
+        if self.calls == 2 and self.capturable:
+            self.graph = _capture(run)
+        if self.graph is None:
+            run()
+        else:
+            self.graph.replay()
+
+
+def _capture(run: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    """The kernels that `run` launches, or None, with a warning, where it does what cannot be captured."""
+    graph, collecting = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # to free another graph in the middle of it would spoil this one
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            run()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        first: BaseException = error
+        while first.__context__ is not None:  # the end of the capture fails after it
+            first = first.__context__
+        log.warning("no CUDA graph, so slower: %s", str(first).splitlines()[0])
+        return None
+    finally:
+        if collecting:
+            gc.enable()
+    return graph
+
+
+class Captured:
+    """A pure function of tensors, row by row, with results row by row: one CUDA graph for up to `rows` rows."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], rows: int) -> None:
+        self.function, self.rows = function, rows
+        self.replayed: Replayed | None = None
+        self.inputs: list[Tensor] = []
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = len(tensors[0])
+        if tensors[0].device.type != "cuda" or given > self.rows:
+            return self.function(*tensors)
+        if self.replayed is None:
+            self.inputs = [t.new_zeros(self.rows, *t.shape[1:]) for t in tensors]
+            self.replayed = Replayed(capturable=not self._waits(*tensors))
+        if not self.replayed.capturable:
+            return self.function(*tensors)
+        for own, tensor in zip(self.inputs, tensors, strict=True):
+            own[:given].copy_(tensor)
+        self.replayed(self._run)
+        return tuple(t[:given] for t in self.outputs)
+
+    def _run(self) -> None:
+        self.outputs = self.function(*self.inputs)
+
+    def _waits(self, *tensors: Tensor) -> bool:
+        """Whether the function waits for the device, which a capture forbids."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self.function(*tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return True
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        return False
+
+
+class GraphBatch(Batch):
+    """The batch on a GPU: a step's forward pass is one CUDA graph, so the number of slots stays as it is.
+
+    Tokens, positions and the mask's limits are read from tensors that keep their place. Free slots run along, which
+    costs little where weights are what is read; so several rows enter at a time.
+    """
+
+    shrink_at = 0.0
+    refill_at = 1 / 8
+
+    def __init__(
+        self, pair: ModelPair, encoded: Sequence[list[int]], rows: int, together: int, max_new_tokens: int, columns: int
+    ) -> None:
+        self.column = torch.zeros((), dtype=torch.long, device=pair.device)
+        super().__init__(pair, encoded, rows, together, max_new_tokens, columns)
+        slots = len(self.row)
+        self.fed = torch.zeros(2, slots, dtype=torch.long, device=pair.device)  # first column and position of each slot
+        self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (self.prompt_before, self.prompt_after))
+        self.width = COLUMNS * -(-self.capacity // (COLUMNS * WINDOWS))
+        self.forwards: dict[int, Replayed] = {}
+
+    def _layers(self) -> PairCache:
+        return self.pair.layers(self.capacity, self.column)
+
+    def _forward(self, live: Tensor) -> tuple[Tensor, Tensor]:
+        window = min(self.capacity, self.width * -(-(self.clock + 1) // self.width))
+        if window not in self.forwards:
+            self.forwards[window] = Replayed(capturable=self.pair.device.type == "cuda")
+        # a free slot sees only the column it writes, at a position that every model knows
+        start = torch.where(live, self.start, self.clock)
+        self.fed.copy_(torch.stack([start, torch.where(live, self.position, 0)]))
+        self.column.fill_(self.clock)
+        self.forwards[window](partial(self._run_window, window))
+        return self.before, self.after
+
+    def _run_window(self, window: int) -> None:
+        for layer in self._clocked():
+            layer.window = window
+        start, position = self.fed
+        column = torch.arange(window, device=self.pair.device)
+        mask = (column >= start[:, None]) & (column <= self.column)
+        before, after = self.pair.logits(self.token[:, None], mask.long(), position[:, None], self.cache)
+        self.before.copy_(before[:, -1])
+        self.after.copy_(after[:, -1])
+
+    def _clocked(self) -> Iterator[DeviceClockLayer]:
+        for layer in self.cache.layers:
+            assert isinstance(layer, DeviceClockLayer)
+            yield layer

@@ -1,0 +1,161 @@
+"""What only a GPU can show: the graphs are captured, replayed, and change no text. Skipped where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import FAMILIES, random_adapter, tiny_model, tiny_tokenizer
+from test_attention import Layer, inputs
+from test_sampling import ALPHAS, PROMPTS, assert_same, family_pair, grid
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from diffamp import graphs, sampling
+from diffamp.adapters import shared_pair
+from diffamp.attention import attention
+from diffamp.batch import Batch
+from diffamp.graphs import Captured, GraphBatch
+from diffamp.guards import AfterTopP, Guard, KLCap, Plausibility, TopP
+from diffamp.law import Law
+from diffamp.norms import fuse_norms
+from diffamp.pairs import ModelPair, SeparatePair
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def checkpoints(family: str, dtype: torch.dtype = torch.float32) -> SeparatePair:
+    before = tiny_model(family)
+    after = random_adapter(before).merge_and_unload()
+    return SeparatePair(before.to("cuda", dtype), after.to("cuda", dtype), tiny_tokenizer())
+
+
+def adapter(family: str, dtype: torch.dtype = torch.float32, scale: float = 0.1) -> ModelPair:
+    pair = shared_pair(random_adapter(tiny_model(family), scale=scale).to("cuda", dtype), tiny_tokenizer())
+    assert pair is not None
+    return pair
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For every attempt to capture, whether it succeeded."""
+    seen: list[bool] = []
+    capture = graphs._capture
+
+    def recorded(run: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        graph = capture(run)
+        seen.append(graph is not None)
+        return graph
+
+    monkeypatch.setattr(graphs, "_capture", recorded)
+    monkeypatch.setattr(graphs, "COLUMNS", 8)
+    return seen
+
+
+@pytest.mark.parametrize("make", [checkpoints, adapter])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("budget", [200, 100_000])
+def test_a_gpu_gives_what_the_naive_loop_gives_on_a_cpu(
+    family: str, budget: int, make: Callable[[str], ModelPair], captured: list[bool]
+) -> None:
+    # random_adapter has one seed: both kinds of pair are the CPU's
+    assert_same(grid(make(family), token_budget=budget), family_pair(family)[1])
+    assert captured
+    assert all(captured)
+
+
+@pytest.mark.parametrize("guard", [Plausibility(0.1), TopP(0.9), AfterTopP(0.9), KLCap(0.5)])
+def test_guards_that_wait_for_the_device_run_beside_the_graphs(guard: Guard, captured: list[bool]) -> None:
+    pair, law = adapter("llama"), Law(guard, 0.7)
+    found = grid(pair, law=law)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "GraphBatch", Batch)
+        patch.setattr(Captured, "__call__", lambda self, *tensors: self.function(*tensors))
+        assert_same(found, grid(pair, law=law))
+    assert all(captured)
+
+
+def test_equal_weights_give_the_same_bytes_at_every_alpha() -> None:
+    pair = adapter("llama", torch.bfloat16, scale=0.0)
+    torch.manual_seed(0)
+    found = grid(pair)
+    assert len(found) == len(PROMPTS) * len(ALPHAS) * 2
+    for _, group in found.groupby(["prompt_id", "sample"]):
+        assert len({tuple(t) for t in group["tokens"]}) == 1
+        assert (group["kl_alpha_after"].map(max) < 1e-6).all()
+
+
+def test_the_same_grid_gives_the_same_bytes() -> None:
+    first, second = (grid(adapter("qwen2", torch.bfloat16)) for _ in range(2))
+    assert first.drop(columns="tokens").astype(str).equals(second.drop(columns="tokens").astype(str))
+
+
+def test_a_forward_that_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    pair = adapter("llama")
+    expected = grid(pair)
+
+    def wait(*_: object) -> None:
+        torch.ones(1, device="cuda").item()
+
+    pair.modules[0].register_forward_pre_hook(wait)
+    assert_same(grid(pair), expected)
+    assert "no CUDA graph" in caplog.text
+    pair.modules[0]._forward_pre_hooks.clear()
+    assert_same(grid(pair), expected)  # and the next one is captured again
+
+
+def test_a_row_does_not_depend_on_the_slots_beside_it() -> None:
+    pair = adapter("llama")
+    together = grid(pair)
+    for prompt in PROMPTS:
+        assert_same(together[together["prompt_id"] == prompt.id], grid(pair, [prompt]))
+    assert issubclass(GraphBatch, Batch)
+
+
+def test_four_bit_layers_are_captured(captured: list[bool]) -> None:
+    bnb = pytest.importorskip("bitsandbytes.nn")
+    model = tiny_model("llama", hidden_size=64, intermediate_size=128).to(torch.bfloat16)
+    for name, layer in list(model.named_modules()):
+        if type(layer) is torch.nn.Linear and name != "lm_head":
+            options = {"compute_dtype": torch.bfloat16, "quant_type": "nf4"}
+            quantised = bnb.Linear4bit(layer.in_features, layer.out_features, bias=False, **options)
+            quantised.weight = bnb.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            model.set_submodule(name, quantised)
+    pair = shared_pair(random_adapter(model.to("cuda")).to("cuda"), tiny_tokenizer())
+    assert pair is not None
+    found = grid(pair, alphas=[0.0, 1.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "GraphBatch", Batch)
+        expected = grid(pair, alphas=[0.0, 1.0])
+    assert captured
+    assert all(captured)
+    first = [t[0] for t in found["logp_after"]], [t[0] for t in expected["logp_after"]]
+    assert first[0] == pytest.approx(first[1], abs=0.05)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_in_one_kernel_give_what_many_give(family: str, dtype: torch.dtype) -> None:
+    plain, fused = (tiny_model(family).to("cuda", dtype) for _ in range(2))
+    for model in (plain, fused):
+        torch.manual_seed(0)
+        for norm in (m for m in model.modules() if "RMSNorm" in type(m).__name__):
+            norm.weight.data = torch.randn_like(norm.weight)
+    fuse_norms(fused)
+    norms = [m for m in fused.modules() if "RMSNorm" in type(m).__name__]
+    assert norms
+    assert all("forward" in m.__dict__ for m in norms)
+    if dtype == torch.float32:
+        ids = torch.arange(40, device="cuda").view(2, 20)
+        found, expected = (m(ids).logits.log_softmax(-1) for m in (fused, plain))
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "shared"), [(9, 3), (8, 8), (8, 1)])
+def test_one_query_as_rows_of_its_key(dtype: torch.dtype, heads: int, shared: int) -> None:
+    given = {k: v.cuda() for k, v in inputs(heads, shared, 64).items()}
+    expected, _ = sdpa_attention_forward(Layer(heads // shared), **given)
+    rounded = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
+    found, _ = attention(Layer(heads // shared), **rounded)
+    torch.testing.assert_close(found.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0.03)
