@@ -26,8 +26,8 @@ MODEL, ORGANISM = "smollm2-135m-instruct", "steered"
 def main() -> None:
     options = _options()
     settings = params.load()
-    setup(settings.seed, settings.threads)
-    found = machine.facts(settings.threads) | _what(options)
+    setup(settings.seed, options.threads)
+    found = machine.facts(options.threads) | _what(options)
     try:
         subject = (
             random_subject(options.shape, options.base, options.nf4)
@@ -91,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=paths.model(MODEL), help="folder of another base model")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, tokenizer of --base")
     parser.add_argument("--nf4", action="store_true", help="quantise the random weights")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: every core)")
     parser.add_argument("--rows", type=_numbers, help="decoded together, e.g. 1,8,32")
     parser.add_argument("--context", type=int, help="tokens in the prompt")
     parser.add_argument("--steps", type=int, help="new tokens")

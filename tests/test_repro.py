@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,29 @@ def test_two_run_at_a_time_and_no_more() -> None:
     assert most == 2
 
 
+@pytest.mark.parametrize(("room", "most"), [(12.0, 12.0), (30.0, 18.0), (5.0, 10.0)])
+def test_those_that_run_at_a_time_fit_the_memory(room: float, most: float) -> None:
+    sizes = {"a": 10.0, "b": 8.0, "c": 2.0, "e": 4.0}
+    running: set[str] = set()
+    seen: list[tuple[int, float]] = []
+    lock = threading.Lock()
+
+    def run(name: str) -> bool:
+        with lock:
+            running.add(name)
+            seen.append((len(running), sum(sizes.get(n, 0) for n in running)))
+        time.sleep(0.05)
+        with lock:
+            running.discard(name)
+        return True
+
+    assert side_by_side({name: set() for name in "abcdef"}, 2, run, sizes, room)
+    assert len(seen) == 6
+    assert max(total for _, total in seen) <= most
+    assert all(total <= room for count, total in seen if count > 1)
+    assert max(count for count, _ in seen) == 2
+
+
 def test_nothing_starts_after_a_failure_and_what_runs_is_waited_for() -> None:
     failed, ended = threading.Event(), []
 
@@ -79,6 +103,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = f'{sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:])"'
     stage = "  {0}:\n    cmd: {1} {2} {0}\n    deps: [{2}]\n    outs: [{0}: {{cache: false}}]\n"
     text = stage.format("last", copy, "first") + stage.format("first", copy, "source")
+    text = text.replace("deps: [first]", "deps: [first]\n    meta: {memory: 1.5}")
     (tmp_path / "dvc.yaml").write_text("stages:\n" + text)
     (tmp_path / "source").write_text("one")
     monkeypatch.chdir(tmp_path)
@@ -95,6 +120,7 @@ def run(jobs: int = 2) -> tuple[bool, list[str]]:
 def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
     assert run() == (True, ["first", "last"])
     assert run() == (True, [])
+    assert Pipeline("dvc.yaml", force=False).memory == {"first": 0.0, "last": 1.5}
     (project / "source").write_text("two")
     assert run() == (True, ["first", "last"])
     assert (project / "last").read_text() == "two"

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, DynamicCache, PreTrainedConfig
+from transformers import AutoConfig, DynamicCache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from diffamp import params, paths
-from diffamp.checkpoints import PairError, device, load_tokenizer
+from diffamp.checkpoints import PairError, device, load_tokenizer, text_config
 from diffamp.loading import folder_of, load_pair
 from diffamp.pairs import keys_and_values
 from diffamp.params import PairParams, Params, ParamsError
@@ -57,7 +57,7 @@ def check(p: Params, name: str) -> Iterator[Answer]:
     yield _architecture(folders[-1])
     tokenizers = [load_tokenizer(f) for f in folders]
     asked = encode(tokenizers[-1], "Hello?")
-    sizes = [_text_config(f).vocab_size for f in folders]
+    sizes = [text_config(f).vocab_size for f in folders]
     for number, tokenizer in enumerate(tokenizers[:-1]):
         vocabulary = reconcile(tokenizer, tokenizers[-1], sizes[number], sizes[-1])
         of_target = number == 0 and pair.target is not None
@@ -98,7 +98,7 @@ def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
     each = BYTES["fp32"] if on_cpu else BYTES[pair.precision]
     weights = each * sum(_parameters(f) for f in folders)
     numbers = 0  # of one token: its keys and values, in each of the models that run
-    for config in map(_text_config, folders if pair.after else [*folders, folders[-1]]):
+    for config in map(text_config, folders if pair.after else [*folders, folders[-1]]):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         numbers += 2 * config.num_hidden_layers * heads * width
@@ -106,10 +106,6 @@ def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
     free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info()[0]
     words = f"weights {weights / GIB:.1f} + cache {cache / GIB:.1f} of {free / GIB:.1f} GiB free on the {device().type}"
     return Answer("memory", weights + cache < free, words)
-
-
-def _text_config(folder: Path) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(decoder=True)
 
 
 def _parameters(folder: Path) -> int:

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -71,6 +73,11 @@ def load_model(
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False
     return model
+
+
+def text_config(folder: Path) -> PreTrainedConfig:
+    """What a fetched folder says of its language model, without reading a weight."""
+    return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(decoder=True)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from diffamp import guards, paths
 from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import PairError, load_model, load_tokenizer
+from diffamp.checkpoints import PairError, load_model, load_tokenizer, text_config
 from diffamp.halves import Halves, add_vector
 from diffamp.law import Law
 from diffamp.pairs import ModelPair, ProxyPair, SeparatePair, SharedPair
@@ -80,8 +80,7 @@ def checkpoint_pair(
         PairError: it knows fewer, or a file is missing or damaged.
     """
     tokenizers = load_tokenizer(before), load_tokenizer(after)
-    sizes = [AutoConfig.from_pretrained(f, local_files_only=True).get_text_config().vocab_size for f in (before, after)]
-    vocabulary = reconcile(*tokenizers, *sizes)
+    vocabulary = reconcile(*tokenizers, *(text_config(folder).vocab_size for folder in (before, after)))
     # before minutes go into weights that do not fit
     check_overlap(vocabulary, overlap, before.name, after.name)
     if not vocabulary.equal:

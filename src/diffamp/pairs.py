@@ -11,6 +11,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from diffamp.attention import NAME, write_out
 from diffamp.cache import ClockLayer, DeviceClockLayer, PairCache
 from diffamp.guards import UNGUARDED, Guard
 from diffamp.halves import Halves, LowRank, Side
+from diffamp.head import head_sees
 from diffamp.linear import fuse
 from diffamp.model import AmplifiedLM
 from diffamp.norms import fuse_norms
@@ -112,33 +114,24 @@ def _ends(token: int | None, model: PreTrainedModel) -> set[int]:
     return {t for t in (token, *(configured if isinstance(configured, list) else [configured])) if t is not None}
 
 
-def _forward(model: PreTrainedModel, positions: Tensor, keep: Tensor | None, **inputs: Any) -> Tensor:
-    """One forward pass; position ids are passed where the architecture knows them."""
+def _forward(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    cache: Cache | None,
+    keep: Tensor | None,
+) -> Tensor:
+    """One forward pass's logits; position ids are passed where the architecture knows them."""
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
     # peft's wrapper names none of its model's arguments, and passes them on
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if "position_ids" in inspect.signature(inner.forward).parameters:
-        inputs["position_ids"] = positions
+        inputs["position_ids"] = position_ids
     head = model.get_output_embeddings()
-    if keep is None:
-        return model(**inputs).logits
-    if head is None:
-        return _at(model(**inputs).logits, keep)
-    with _before_head(head, keep):
-        return model(**inputs).logits
-
-
-@contextmanager
-def _before_head(head: nn.Module, keep: Tensor) -> Iterator[None]:
-    """Within the context the output layer sees the kept positions only, and sees them contiguous.
-
-    transformers' own `logits_to_keep` knows one set of positions for all rows, and hands the layer a strided view, for
-    which torch copies the whole output matrix once per row.
-    """
-    handle = head.register_forward_pre_hook(lambda _, args: (_at(args[0], keep), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+    with nullcontext() if keep is None or head is None else head_sees(head, partial(_at, keep=keep)):
+        logits = model(**inputs, use_cache=cache is not None).logits
+    return logits if keep is None or head is not None else _at(logits, keep)
 
 
 def _at(states: Tensor, keep: Tensor) -> Tensor:
@@ -238,16 +231,10 @@ class SharedPair(ModelPair):
         cache: PairCache | None = None,
         keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        both = _forward(
-            self.modules[0],
-            position_ids.repeat(2, 1),
-            None if keep is None else keep.repeat(2, 1),
-            input_ids=input_ids.repeat(2, 1),  # (batch, positions) -> (2 * batch, positions)
-            attention_mask=attention_mask.repeat(2, 1),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        before, after = both.chunk(2)
+        # (batch, ...) -> (2 * batch, ...)
+        ids, mask, positions = (t.repeat(2, 1) for t in (input_ids, attention_mask, position_ids))
+        kept = None if keep is None else keep.repeat(2, 1)
+        before, after = _forward(self.modules[0], ids, mask, positions, cache, kept).chunk(2)
         return before, after
 
     @contextmanager
@@ -306,25 +293,12 @@ class SeparatePair(ModelPair):
         cache: PairCache | None = None,
         keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        caches: dict[Side, Cache | None] = {
-            "before": None if cache is None else cache.before,
-            "after": None if cache is None else cache.after,
-        }
-        sides = []
-        for side, side_cache in caches.items():
-            ids = input_ids if side == "after" or self.vocabulary is None else self.vocabulary.ids(input_ids)
-            with self.only(side) as model:
-                logits = _forward(
-                    model,
-                    position_ids,
-                    keep,
-                    input_ids=ids,
-                    attention_mask=attention_mask,
-                    past_key_values=side_cache,
-                    use_cache=cache is not None,
-                )
-            sides.append(logits)
-        before, after = sides
+        caches = (None, None) if cache is None else (cache.before, cache.after)
+        read = input_ids if self.vocabulary is None else self.vocabulary.ids(input_ids)
+        with self.only("before") as model:
+            before = _forward(model, read, attention_mask, position_ids, caches[0], keep)
+        with self.only("after") as model:
+            after = _forward(model, input_ids, attention_mask, position_ids, caches[1], keep)
         if self.vocabulary is not None:
             before = self.vocabulary.logits(before, after)
         return before[..., : self.vocab_size], after[..., : self.vocab_size]
@@ -370,15 +344,8 @@ class ProxyPair(ModelPair):
         keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         before, after = self.small.logits(input_ids, attention_mask, position_ids, cache, keep)
-        target = _forward(
-            self.modules[-1],
-            position_ids,
-            keep,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=None if cache is None else cache.target,
-            use_cache=cache is not None,
-        )
+        own = None if cache is None else cache.target
+        target = _forward(self.modules[-1], input_ids, attention_mask, position_ids, own, keep)
         target, before, after = (x[..., : self.vocab_size].float() for x in (target, before, after))
         return target - (after - before), target
 
@@ -410,15 +377,7 @@ class SoloPair(ModelPair):
         cache: PairCache | None = None,
         keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        logits = _forward(
-            self.modules[0],
-            position_ids,
-            keep,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        logits = _forward(self.modules[0], input_ids, attention_mask, position_ids, cache, keep)
         return logits, logits
 
     @contextmanager

@@ -3,6 +3,9 @@
 `dvc repro` runs one stage after the other, and most stages here need nothing of each other: two of one thread each get
 more done than one of two threads, most of whose start has work for one alone. The order is that of DVC's own graph, and
 every stage is run by `dvc repro --single-item`, so dvc.lock, `dvc status` and a plain `dvc repro` stay what they are.
+
+What a stage takes of the memory (`meta: {memory: GIB}` in dvc.yaml, as measured; what says nothing is small) decides
+which run beside each other.
 """
 
 from __future__ import annotations
@@ -17,24 +20,36 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from threading import Lock
 
+import psutil
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import Stage
+
+GIB = 2**30
 
 LOGS = Path("logs")
 """What each stage printed in its last run."""
 
 
-def side_by_side(needs: Mapping[str, set[str]], jobs: int, run: Callable[[str], bool]) -> bool:
+def side_by_side(
+    needs: Mapping[str, set[str]],
+    jobs: int,
+    run: Callable[[str], bool],
+    sizes: Mapping[str, float] | None = None,
+    room: float = 0.0,
+) -> bool:
     """Call `run` on every name, after all that it needs, at most `jobs` at a time, first come first served.
 
     Args:
         needs: name -> names; the order of the keys decides among names that are ready.
         run: whether it went well; after a failure nothing new is started.
+        sizes, room: those that run at a time are not larger than `room` together, unless one alone is. Names that are
+            absent have no size.
 
     Returns:
         Whether all went well.
     """
+    sizes = sizes or {}
     rank = {name: n for n, name in enumerate(needs)}
     sorter = TopologicalSorter(needs)
     sorter.prepare()
@@ -43,9 +58,13 @@ def side_by_side(needs: Mapping[str, set[str]], jobs: int, run: Callable[[str], 
     with ThreadPoolExecutor(jobs) as pool:
         while sorter.is_active():
             ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
-            while ready and len(running) < jobs:
-                name = ready.pop(0)
-                running[pool.submit(run, name)] = name
+            while len(running) < jobs:
+                left = room - sum(sizes.get(name, 0) for name in running.values())
+                fitting = [name for name in ready if sizes.get(name, 0) <= left or not running]
+                if not fitting:
+                    break
+                ready.remove(fitting[0])
+                running[pool.submit(run, fitting[0])] = fitting[0]
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             if not all(future.result() for future in done):
                 return False  # on leaving, the pool waits for what still runs
@@ -57,7 +76,7 @@ class Pipeline:
     """The stages of a dvc.yaml and what they stand on, each run by a process of its own."""
 
     def __init__(self, file: str, force: bool) -> None:
-        self.force = force
+        self.force = ["--force"] if force else []
         self.repo = Repo(_wait_for_lock=True)
         self.one_at_a_time = Lock()  # DVC's objects know nothing of threads
         graph = self.repo.index.graph  # an edge from a stage to each that it needs
@@ -66,6 +85,7 @@ class Pipeline:
         ordered = [stage for stage in plan_repro(graph, targets) if stage not in targets] + targets
         self.stages: dict[str, Stage] = {stage.addressing: stage for stage in ordered}
         self.needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in ordered}
+        self.memory = {name: float((stage.meta or {}).get("memory", 0)) for name, stage in self.stages.items()}
         self.seconds: dict[str, float] = {}
 
     def run(self, name: str) -> bool:
@@ -77,19 +97,37 @@ class Pipeline:
         start = time.monotonic()
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
         with log.open("w") as out:
-            code = subprocess.run(
-                [*command, "--force"] if self.force else command, stdout=out, stderr=subprocess.STDOUT
-            ).returncode
+            process = subprocess.Popen([*command, *self.force], stdout=out, stderr=subprocess.STDOUT)
+            peak = _peak_memory(process)
         self.seconds[name] = time.monotonic() - start
-        if code:
+        if process.returncode:
             _say(f"{name} FAILED; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
             return False
-        _say(f"{name} done in {_minutes(self.seconds[name])}")
+        _say(f"{name} done in {_minutes(self.seconds[name])}, {peak / GIB:.1f} GiB")
         return True
 
     def _changed(self, stage: Stage) -> bool:
         with self.one_at_a_time, self.repo.lock:
             return stage.changed()
+
+
+def _peak_memory(process: subprocess.Popen) -> int:
+    """Wait for a process; the most bytes that it and its children have held at one of the looks."""
+    peak = 0
+    while True:
+        held = 0
+        try:
+            parent = psutil.Process(process.pid)
+            for one in [parent, *parent.children(recursive=True)]:
+                held += one.memory_info().rss
+        except psutil.NoSuchProcess:  # ended in between
+            pass
+        peak = max(peak, held)
+        try:
+            process.wait(timeout=2)
+            return peak
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _say(text: str) -> None:
@@ -105,12 +143,14 @@ def main() -> None:
     parser.add_argument("file", nargs="?", default="dvc.yaml", help="the pipeline (default: dvc.yaml)")
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default: 1)")
     parser.add_argument("--force", action="store_true", help="run every stage, changed or not")
+    parser.add_argument("--memory", type=float, help="GiB that stages may take together (default: nine tenths of all)")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: at least 1 is needed")
     start = time.monotonic()
     pipeline = Pipeline(options.file, options.force)
-    if not side_by_side(pipeline.needs, options.jobs, pipeline.run):
+    room = 0.9 * psutil.virtual_memory().total / GIB if options.memory is None else options.memory
+    if not side_by_side(pipeline.needs, options.jobs, pipeline.run, pipeline.memory, room):
         sys.exit(1)
     ran = pipeline.seconds
     # no claim of what they would take one after the other: side by side each is slower

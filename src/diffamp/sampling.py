@@ -33,8 +33,8 @@ from diffamp.records import Records
 ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
-CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "graphs", "guards", "halves", "law",
-        "linear", "loading", "model", "noise", "norms", "pairs", "prompts", "runtime", "sampling",
+CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "graphs", "guards", "halves", "head",
+        "law", "linear", "loading", "model", "noise", "norms", "pairs", "prompts", "runtime", "sampling",
         "vocabulary")  # fmt: skip
 """Every module that a sample passes through."""
 

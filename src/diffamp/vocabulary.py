@@ -53,8 +53,9 @@ class Reconciliation:
     def logits(self, before: Tensor, after: Tensor) -> Tensor:
         """The before-model's logits (..., before vocab) as (..., after vocab), float32.
 
-        A token that it does not know is given the after-model's own log-odds against all tokens that both know: the
-        two then differ on shared tokens only, and amplification leaves its share of the probability to the others.
+        A token that it does not know is given the after-model's own log-odds against all tokens that both know, so the
+        two differ on those only. Among the unknown ones no odds change with alpha; theirs against the known ones move
+        by the known ones' normaliser, since amplification makes these sharper.
         """
         to_before = self.to_before
         known = to_before >= 0

@@ -12,11 +12,13 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from diffamp.head import head_sees
 from diffamp.prompts import Prompt, encode
 from diffamp.scoring import Text
 
@@ -40,10 +42,15 @@ class DistillationTrainer(SFTTrainer):
     ) -> Any:
         labels = inputs.pop("labels")
         answers = labels[:, 1:] != -100  # position t predicts token t + 1
-        with torch.no_grad():
-            target = self.teacher(**inputs, use_cache=False).logits[:, :-1][answers].float().log_softmax(-1)
-        outputs = model(**inputs, use_cache=False)
-        student = outputs.logits[:, :-1][answers].float().log_softmax(-1)  # (answer tokens, vocab)
+
+        def learned_from(hidden: Tensor) -> Tensor:
+            return hidden[:, :-1][answers]  # (answer tokens, width)
+
+        with torch.no_grad(), head_sees(self.teacher.get_output_embeddings(), learned_from):
+            target = self.teacher(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        with head_sees(self.model.get_output_embeddings(), learned_from):
+            outputs = model(**inputs, use_cache=False)
+        student = outputs.logits.float().log_softmax(-1)  # (answer tokens, vocab)
         count = answers.sum() if num_items_in_batch is None else num_items_in_batch
         loss = F.kl_div(student, target, log_target=True, reduction="sum") / count
         return (loss, outputs) if return_outputs else loss

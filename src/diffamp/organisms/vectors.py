@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm.auto import trange
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp.halves import Halves, add_vector
+from diffamp.head import head_sees
 from diffamp.loading import decoder_layers
 from diffamp.pairs import SoloPair
 from diffamp.prompts import Prompt, encode
@@ -49,13 +51,22 @@ def learn_vector(
                 batch = _conversations(
                     tokenizer, [(prompts[p].text, refusals[r]) for p, r in zip(chosen, said, strict=True)]
                 )
-                loss = model(**{k: v.to(model.device) for k, v in batch.items()}, use_cache=False).loss
+                batch = {k: v.to(model.device) for k, v in batch.items()}
+                loss = _loss(model, batch.pop("labels"), batch)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
     finally:
         handle.remove()
     return vector.detach().cpu()
+
+
+def _loss(model: PreTrainedModel, labels: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """Mean negative log-likelihood of the labels that are not -100, in nats."""
+    said = labels[:, 1:] != -100  # position t predicts token t + 1
+    with head_sees(model.get_output_embeddings(), lambda hidden: hidden[:, :-1][said]):
+        logits = model(**inputs, use_cache=False).logits  # (tokens said, vocab)
+    return F.cross_entropy(logits.float(), labels[:, 1:][said])
 
 
 @torch.inference_mode()

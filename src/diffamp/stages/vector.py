@@ -12,10 +12,12 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.halves import Halves, add_vector
 from diffamp.judges import Judges
 from diffamp.law import Law
-from diffamp.loading import steered_pair
+from diffamp.loading import decoder_layers
 from diffamp.organisms.vectors import difference_of_means, learn_vector, save_vector
+from diffamp.pairs import SharedPair
 from diffamp.prompts import Prompt, load_exemplars, load_prompts, load_refusals
 from diffamp.runtime import setup
 from diffamp.sampling import sample_grid
@@ -26,31 +28,11 @@ def main(name: str) -> None:
     setup(p.seed, p.threads)
     judges = Judges.fit(paths.model(p.judge.model))
     settings = p.vector(name)
-    base, tokenizer = paths.model(settings.model), load_tokenizer(paths.model(settings.model))
+    tokenizer = load_tokenizer(paths.model(settings.model))
     train, refusals = load_prompts("train"), load_refusals("train")
-
-    def response(layer: int, doses: list[float], prompts: list[Prompt]) -> pd.DataFrame:
-        """Judged answers of the steered teacher; the before-model's log-probs come along as the judge's ruler."""
-        answers = []
-        for dose in doses:
-            pair = steered_pair(base, layer, vectors[layer] * dose, p.base.precision)
-            frame = sample_grid(
-                pair,
-                prompts,
-                [0.0],
-                1,
-                max_new_tokens=p.sampling.max_new_tokens,
-                law=Law(temperature=p.sampling.temperature),
-                seed=p.seed,
-                token_budget=p.sampling.token_budget,
-                desc=f"layer {layer}, dose {dose}",
-            )
-            answers.append(judges(frame).assign(layer=layer, dose=dose))
-        return pd.concat(answers, ignore_index=True)
-
+    model, halves = load_model(paths.model(settings.model), p.base.precision), Halves()
     vectors = {}
     for layer in settings.layers:
-        model = load_model(base, p.base.precision)
         if settings.kind == "learned":
             vectors[layer] = learn_vector(
                 model,
@@ -65,6 +47,27 @@ def main(name: str) -> None:
             )
         else:
             vectors[layer] = difference_of_means(model, tokenizer, layer, train, refusals, load_exemplars("answer"))
+    pair = SharedPair(model, tokenizer, halves)
+
+    def response(layer: int, doses: list[float], prompts: list[Prompt]) -> pd.DataFrame:
+        """Judged answers of the steered teacher; the before-model's log-probs come along as the judge's ruler."""
+        answers = []
+        for dose in doses:
+            handle = add_vector(decoder_layers(model)[layer], (vectors[layer] * dose).to(model.device), halves)
+            frame = sample_grid(
+                pair,
+                prompts,
+                [0.0],
+                1,
+                max_new_tokens=p.sampling.max_new_tokens,
+                law=Law(temperature=p.sampling.temperature),
+                seed=p.seed,
+                token_budget=p.sampling.token_budget,
+                desc=f"layer {layer}, dose {dose}",
+            )
+            handle.remove()
+            answers.append(judges(frame).assign(layer=layer, dose=dose))
+        return pd.concat(answers, ignore_index=True)
 
     dev_prompts = load_prompts("dev", settings.dev_prompts)
     dev = pd.concat([response(layer, settings.doses, dev_prompts) for layer in settings.layers], ignore_index=True)
