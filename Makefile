@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# Stages at a time, each with `threads:` of params.yaml: `make repro JOBS=1` where two models do not fit the memory.
+# Stages at a time, each with `threads:` of params.yaml, and the GiB that they may take together (`meta:` in dvc.yaml).
 JOBS ?= 2
+MEMORY ?= 12
 
 # One value of each for every command: bytes depend on them.
 export PYTHONHASHSEED := 0
@@ -24,11 +25,11 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: data ## run what changed of the pipeline: models, training, sampling, notebooks -> reports/
-	$(BIN)/python -m diffamp.repro --jobs $(JOBS)
+	$(BIN)/python -m diffamp.repro --jobs $(JOBS) --memory $(MEMORY)
 	$(BIN)/python -m diffamp.readme
 
 large: data ## the detection ladder, hours on two cores: large/ladder.yaml -> reports/large/
-	$(BIN)/python -m diffamp.repro --jobs $(JOBS) large/dvc.yaml
+	$(BIN)/python -m diffamp.repro --jobs $(JOBS) --memory $(MEMORY) large/dvc.yaml
 	$(BIN)/python -m diffamp.readme
 
 test: data ## linters, types and every test

@@ -79,6 +79,9 @@ def _name(found: machine.Facts, options: argparse.Namespace) -> str:
         parts += [options.base.name, options.adapter.name]
     if options.quick:
         parts.append("quick")
+    parts += [f"{k}-{v}" for k in ("context", "steps") if (v := getattr(options, k)) is not None]
+    if options.rows:
+        parts.append("-".join(["rows", *map(str, options.rows)]))
     if options.only != list(MEASUREMENTS):
         parts += options.only
     return "-".join(parts)
@@ -94,9 +97,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: every core)")
     parser.add_argument("--rows", type=_numbers, help="decoded together, e.g. 1,8,32")
     parser.add_argument("--context", type=int, help="tokens in the prompt")
-    parser.add_argument("--steps", type=int, help="new tokens")
+    parser.add_argument("--steps", type=_steps, help="new tokens, 8 or more")
     parser.add_argument("--adapter", type=Path, default=paths.organism(ORGANISM), help="folder of its LoRA adapter")
     return parser.parse_args()
+
+
+def _steps(text: str) -> int:
+    if int(text) < 8:  # a quarter of them is timed as well, and one alone
+        raise argparse.ArgumentTypeError(f"{text}: 8 or more")
+    return int(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -121,11 +121,19 @@ def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
     assert run() == (True, ["first", "last"])
     assert run() == (True, [])
     assert Pipeline("dvc.yaml", force=False).memory == {"first": 0.0, "last": 1.5}
+
     (project / "source").write_text("two")
     assert run() == (True, ["first", "last"])
     assert (project / "last").read_text() == "two"
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
     assert "up to date" in status.stdout
+
+
+def test_the_memory_of_a_stage_may_go_by_its_name(project: Path) -> None:
+    stage = "  train:\n    foreach: [small, large]\n    do:\n      cmd: echo ${item}\n"
+    meta = "      meta: {memory: {large: 11, others: 4.5}}\n"
+    (project / "dvc.yaml").write_text("stages:\n" + stage + meta)
+    assert Pipeline("dvc.yaml", force=False).memory == {"train@small": 4.5, "train@large": 11.0}
 
 
 def test_a_stage_that_fails_is_named_with_what_it_printed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

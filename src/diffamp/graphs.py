@@ -11,6 +11,8 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -25,50 +27,60 @@ WINDOWS = 16
 COLUMNS = 64
 """A window is a multiple of so many columns."""
 
+REFUSED: WeakSet[ModelPair] = WeakSet()
+"""Pairs whose forward pass cannot be captured: they take the ordinary batch, which shrinks."""
+
 log = logging.getLogger(__name__)
 
 
 class Replayed:
     """A function that reads and writes tensors in place, captured at its second call and replayed from then on.
 
-    The first call runs as it is: what a library sets up when it is first used must not be captured. On a CPU every
-    call does. The function comes with each call, and is not kept: what it belongs to can be freed.
+    The first call runs as it is: what a library sets up when it is first used must not be captured. The function comes
+    with each call, and is not kept: what it belongs to can be freed.
     """
 
-    def __init__(self, capturable: bool = True) -> None:
-        self.capturable = capturable
+    def __init__(self, pool: Any = None) -> None:
+        """`pool`: torch's handle of memory for what the function makes in between, shared with others like it."""
+        self.pool = pool
         self.graph: torch.cuda.CUDAGraph | None = None
         self.calls = 0
 
     def __call__(self, run: Callable[[], None]) -> None:
         self.calls += 1
-        if self.calls == 2 and self.capturable:
-            self.graph = _capture(run)
+        if self.calls == 2:
+            self.graph = _capture(run, self.pool)
         if self.graph is None:
             run()
         else:
             self.graph.replay()
 
 
-def _capture(run: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+def _capture(run: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph | None:
     """The kernels that `run` launches, or None, with a warning, where it does what cannot be captured."""
-    graph, collecting = torch.cuda.CUDAGraph(), gc.isenabled()
+    graph, collecting, stream = torch.cuda.CUDAGraph(), gc.isenabled(), torch.cuda.current_stream()
     gc.disable()  # to free another graph in the middle of it would spoil this one
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             run()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        first: BaseException = error
-        while first.__context__ is not None:  # the end of the capture fails after it
-            first = first.__context__
-        log.warning("no CUDA graph, so slower: %s", str(first).splitlines()[0])
+        said = _first_line(error)
+        if "out of memory" in said:
+            raise
+        log.warning("no CUDA graph, so slower: %s", said)
         return None
     finally:
+        torch.cuda.set_stream(stream)  # which a failed capture leaves behind
         if collecting:
             gc.enable()
     return graph
+
+
+def _first_line(error: BaseException) -> str:
+    """Of what went wrong first: the end of a capture fails after it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).splitlines()[0]
 
 
 class Captured:
@@ -76,7 +88,9 @@ class Captured:
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], rows: int) -> None:
         self.function, self.rows = function, rows
-        self.replayed: Replayed | None = None
+        self.replayed = Replayed()
+        self.waits: bool | None = None
+        """Whether the function waits for the device, once that is known."""
         self.inputs: list[Tensor] = []
         self.outputs: tuple[Tensor, ...] = ()
 
@@ -84,11 +98,11 @@ class Captured:
         given = len(tensors[0])
         if tensors[0].device.type != "cuda" or given > self.rows:
             return self.function(*tensors)
-        if self.replayed is None:
-            self.inputs = [t.new_zeros(self.rows, *t.shape[1:]) for t in tensors]
-            self.replayed = Replayed(capturable=not self._waits(*tensors))
-        if not self.replayed.capturable:
+        if self.waits is None:
+            self.waits = self._waits(*tensors)
+        if self.waits:
             return self.function(*tensors)
+        self.inputs = self.inputs or [t.new_zeros(self.rows, *t.shape[1:]) for t in tensors]
         for own, tensor in zip(self.inputs, tensors, strict=True):
             own[:given].copy_(tensor)
         self.replayed(self._run)
@@ -98,7 +112,7 @@ class Captured:
         self.outputs = self.function(*self.inputs)
 
     def _waits(self, *tensors: Tensor) -> bool:
-        """Whether the function waits for the device, which a capture forbids."""
+        """Seen in one call. A capture forbids it."""
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -130,6 +144,7 @@ class GraphBatch(Batch):
         slots = len(self.row)
         self.fed = torch.zeros(2, slots, dtype=torch.long, device=pair.device)  # first column and position of each slot
         self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (self.prompt_before, self.prompt_after))
+        self.pool = torch.cuda.graph_pool_handle() if pair.device.type == "cuda" else None
         self.width = COLUMNS * -(-self.capacity // (COLUMNS * WINDOWS))
         self.forwards: dict[int, Replayed] = {}
 
@@ -138,13 +153,18 @@ class GraphBatch(Batch):
 
     def _forward(self, live: Tensor) -> tuple[Tensor, Tensor]:
         window = min(self.capacity, self.width * -(-(self.clock + 1) // self.width))
-        if window not in self.forwards:
-            self.forwards[window] = Replayed(capturable=self.pair.device.type == "cuda")
+        run = partial(self._run_window, window)
         # a free slot sees only the column it writes, at a position that every model knows
         start = torch.where(live, self.start, self.clock)
         self.fed.copy_(torch.stack([start, torch.where(live, self.position, 0)]))
         self.column.fill_(self.clock)
-        self.forwards[window](partial(self._run_window, window))
+        if self.pool is None or self.pair in REFUSED:
+            run()
+        else:
+            replayed = self.forwards.setdefault(window, Replayed(self.pool))
+            replayed(run)
+            if replayed.calls > 1 and replayed.graph is None:
+                REFUSED.add(self.pair)
         return self.before, self.after
 
     def _run_window(self, window: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -195,9 +196,15 @@ class Unamplified(Guard):
     tokens: Sequence[int]
 
     def difference(self, before: Tensor, after: Tensor) -> Tensor:
-        index = torch.tensor(self.tokens, device=before.device)
+        index = _index(tuple(self.tokens), before.device)
         shift = after.logsumexp(-1, keepdim=True) - before.logsumexp(-1, keepdim=True)
         return before.index_copy(-1, index, (after - shift)[..., index])
+
+
+@lru_cache(maxsize=64)
+def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
+    """Made once: a copy to the device at every step would wait for it."""
+    return torch.tensor(tokens, device=device)
 
 
 @dataclass(frozen=True)

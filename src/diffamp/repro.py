@@ -4,8 +4,8 @@
 more done than one of two threads, most of whose start has work for one alone. The order is that of DVC's own graph, and
 every stage is run by `dvc repro --single-item`, so dvc.lock, `dvc status` and a plain `dvc repro` stay what they are.
 
-What a stage takes of the memory (`meta: {memory: GIB}` in dvc.yaml, as measured; what says nothing is small) decides
-which run beside each other.
+What a stage takes of the memory (`meta: {memory: GIB}` in dvc.yaml, or GiB by the name behind the @, as measured;
+what says nothing is small) decides which run beside each other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import psutil
 from dvc.repo import Repo
@@ -38,7 +39,7 @@ def side_by_side(
     sizes: Mapping[str, float] | None = None,
     room: float = 0.0,
 ) -> bool:
-    """Call `run` on every name, after all that it needs, at most `jobs` at a time, first come first served.
+    """Call `run` on every name, after all that it needs, at most `jobs` at a time, in order but for what does not fit.
 
     Args:
         needs: name -> names; the order of the keys decides among names that are ready.
@@ -85,7 +86,7 @@ class Pipeline:
         ordered = [stage for stage in plan_repro(graph, targets) if stage not in targets] + targets
         self.stages: dict[str, Stage] = {stage.addressing: stage for stage in ordered}
         self.needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in ordered}
-        self.memory = {name: float((stage.meta or {}).get("memory", 0)) for name, stage in self.stages.items()}
+        self.memory = {name: _memory(stage) for name, stage in self.stages.items()}
         self.seconds: dict[str, float] = {}
 
     def run(self, name: str) -> bool:
@@ -109,6 +110,14 @@ class Pipeline:
     def _changed(self, stage: Stage) -> bool:
         with self.one_at_a_time, self.repo.lock:
             return stage.changed()
+
+
+def _memory(stage: Stage) -> float:
+    """GiB that the stage says it takes, 0 where it says nothing."""
+    said: Any = (stage.meta or {}).get("memory", 0)
+    if isinstance(said, dict):
+        said = said.get(stage.addressing.rpartition("@")[2], said["others"])
+    return float(said)
 
 
 def _peak_memory(process: subprocess.Popen) -> int:
@@ -143,14 +152,13 @@ def main() -> None:
     parser.add_argument("file", nargs="?", default="dvc.yaml", help="the pipeline (default: dvc.yaml)")
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default: 1)")
     parser.add_argument("--force", action="store_true", help="run every stage, changed or not")
-    parser.add_argument("--memory", type=float, help="GiB that stages may take together (default: nine tenths of all)")
+    parser.add_argument("--memory", type=float, default=12.0, help="GiB that stages may take together (default: 12)")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: at least 1 is needed")
     start = time.monotonic()
     pipeline = Pipeline(options.file, options.force)
-    room = 0.9 * psutil.virtual_memory().total / GIB if options.memory is None else options.memory
-    if not side_by_side(pipeline.needs, options.jobs, pipeline.run, pipeline.memory, room):
+    if not side_by_side(pipeline.needs, options.jobs, pipeline.run, pipeline.memory, options.memory):
         sys.exit(1)
     ran = pipeline.seconds
     # no claim of what they would take one after the other: side by side each is slower

@@ -6,6 +6,7 @@ batch; a finished row leaves and the next one takes its place (`diffamp.batch`).
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 from collections import deque
@@ -23,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffamp.batch import Batch
-from diffamp.graphs import Captured, GraphBatch
+from diffamp.graphs import REFUSED, Captured, GraphBatch
 from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
@@ -206,16 +207,17 @@ class _Unit:
             self.lengths[:] = 0
             self.finish[:] = "length"
             if torch.cuda.is_available():
+                gc.collect()
                 torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _sample(self, columns: int, progress: Any) -> None:
-        kind = GraphBatch if self.pair.device.type == "cuda" else Batch
+        kind = GraphBatch if self.pair.device.type == "cuda" and self.pair not in REFUSED else Batch
         batch = kind(self.pair, self.encoded, len(self.rows), self.together, self.tokens.shape[1], columns)
-        self.draw_law = Captured(self.law.draw, len(batch.row))
+        law = Captured(self.law.draw, len(batch.row))
 
         def draw(which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-            drawn, going_on = self._draw(which, before, after)
+            drawn, going_on = self._draw(law, which, before, after)
             progress.update(int((~going_on).sum()))
             return drawn, going_on
 
@@ -223,14 +225,14 @@ class _Unit:
         while batch.refill(queue, [r.prompt for r in self.rows], draw):
             batch.step(draw)
 
-    def _draw(self, which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, law: Captured, which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Draw, record, and say which rows go on. `which` (rows,) indexes the unit's rows."""
         index = which.numpy()
         step = self.lengths[index]
         u = self.uniform[which, torch.from_numpy(step)]
         alpha = self.law.alpha_at(self.alpha[which], torch.from_numpy(step)).float()
         alpha, u = (t.to(before.device, non_blocking=True) for t in (alpha, u))
-        drawn, score = self.draw_law(before, after, alpha, u)
+        drawn, score = law(before, after, alpha, u)
         tokens = drawn.cpu().numpy()
         ended = np.isin(tokens, self.ends)
         self.tokens[index, step] = tokens
@@ -268,5 +270,6 @@ class _Unit:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """On a CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    """On a CPU, and where a CUDA graph finds no room, torch raises a plain RuntimeError."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in said or "out of memory" in said
