@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; the Makefile sets the same
 
 from benchmarks import machine, report
-from benchmarks.measure import MEASUREMENTS, QUICK, Effort, Record
+from benchmarks.measure import ALPHAS, MEASUREMENTS, QUICK, Effort, Record
 from benchmarks.subject import SHAPES, load_subject, random_subject
 from diffamp import params, paths
 from diffamp.checkpoints import PairError
@@ -93,13 +93,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
     parser.add_argument("--base", type=Path, default=paths.model(MODEL), help="folder of another base model")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, tokenizer of --base")
-    parser.add_argument("--nf4", action="store_true", help="quantise the random weights")
+    parser.add_argument("--nf4", action="store_true", help="quantise the random weights of --shape")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: every core)")
-    parser.add_argument("--rows", type=_numbers, help="decoded together, e.g. 1,8,32")
+    parser.add_argument("--rows", type=_rows, help="decoded together, e.g. 1,8,32")
     parser.add_argument("--context", type=int, help="tokens in the prompt")
     parser.add_argument("--steps", type=_steps, help="new tokens, 8 or more")
     parser.add_argument("--adapter", type=Path, default=paths.organism(ORGANISM), help="folder of its LoRA adapter")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.nf4 and not options.shape:
+        parser.error("--nf4 quantises random weights: name their --shape")
+    return options
 
 
 def _steps(text: str) -> int:
@@ -108,8 +111,12 @@ def _steps(text: str) -> int:
     return int(text)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.split(","))
+def _rows(text: str) -> tuple[int, ...]:
+    rows = tuple(int(n) for n in text.split(","))
+    for n in rows:  # samples of as many alphas as there are, up to `ALPHAS`
+        if n < 1 or (n > len(ALPHAS) and n % len(ALPHAS)):
+            raise argparse.ArgumentTypeError(f"{n}: 1 to {len(ALPHAS)}, or a multiple of {len(ALPHAS)}")
+    return rows
 
 
 def _names(text: str) -> list[str]:

@@ -103,7 +103,7 @@ def random_subject(shape: str, tokenizer: Path, nf4: bool = False) -> Subject:
         config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, rms_norm_eps=1e-5)
         with torch.device(device()):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-        return _quantised(model) if nf4 else model
+        return quantised(model) if nf4 else model
 
     def wrapped() -> PeftModel:
         torch.manual_seed(1)
@@ -127,7 +127,8 @@ def random_subject(shape: str, tokenizer: Path, nf4: bool = False) -> Subject:
     )
 
 
-def _quantised(model: PreTrainedModel) -> PreTrainedModel:
+def quantised(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its linear layers, all but the output layer, in NF4. It is changed."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, layer in list(model.named_modules()):

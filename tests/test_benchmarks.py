@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from conftest import random_adapter, tiny_model, tiny_tokenizer
 
@@ -44,7 +45,7 @@ def test_everything_is_measured_and_reported(subject: Subject, monkeypatch: pyte
     for name in CONTENDERS:
         assert f"| {name} |" in text
     assert f"prompt of {context} tokens by 8" in text
-    steps = report.decode_steps(report.pd.DataFrame(timings["decode"]))
+    steps = report.decode_steps(pd.DataFrame(timings["decode"]))
     engine = steps[(steps.contender == ENGINE) & (steps.rows == 2)].iloc[0]
     seconds = {r["new_tokens"]: r["seconds"] for r in timings["decode"] if r["contender"] == ENGINE and r["rows"] == 2}
     assert engine.step == pytest.approx((seconds[8] - seconds[2]) / 6)

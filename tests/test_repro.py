@@ -121,7 +121,6 @@ def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
     assert run() == (True, ["first", "last"])
     assert run() == (True, [])
     assert Pipeline("dvc.yaml", force=False).memory == {"first": 0.0, "last": 1.5}
-
     (project / "source").write_text("two")
     assert run() == (True, ["first", "last"])
     assert (project / "last").read_text() == "two"
