@@ -10,9 +10,10 @@ from conftest import FAMILIES, separate, tiny_tokenizer
 from test_sampling import ALPHAS, NEW, PROMPTS, assert_same, family_pair, grid
 from torch import Tensor
 
-from diffamp import sampling
+from diffamp import graphs
 from diffamp.batch import Batch
 from diffamp.pairs import ModelPair
+from diffamp.prefill import Prefill
 from diffamp.prompts import Prompt, encode
 
 CHAT = [
@@ -67,7 +68,8 @@ def test_a_prompt_that_begins_another_keeps_its_last_token(monkeypatch: pytest.M
 def test_rows_of_one_prompt_enter_together(together: int) -> None:
     pair = family_pair("llama")[0]
     encoded = [encode(pair.tokenizer, p.text) for p in PROMPTS]
-    batch = Batch(pair, encoded, 100, together, NEW, 11 * (max(map(len, encoded)) + 2 * NEW))
+    columns = 11 * (max(map(len, encoded)) + 2 * NEW)
+    batch = Batch(Prefill(pair, encoded, columns), 100, together, NEW, columns)
     assert len(batch.row) == {1: 11, 3: 9, 4: 8}[together]
 
 
@@ -88,7 +90,7 @@ def test_a_batch_that_does_not_fit_is_halved(
                 raise error
             super().step(draw)
 
-    monkeypatch.setattr(sampling, "Batch", Small)
+    monkeypatch.setattr(graphs, "Batch", Small)
     found = grid(pair, token_budget=2000)
     assert_same(found, expected)
     assert tried == sorted(tried, reverse=True)
@@ -101,7 +103,7 @@ def test_when_not_even_one_row_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) 
         def __init__(self, *_: Any) -> None:
             raise ERRORS[0]
 
-    monkeypatch.setattr(sampling, "Batch", Never)
+    monkeypatch.setattr(graphs, "Batch", Never)
     with pytest.raises(MemoryError, match=r"not even one row of \d+ tokens fits"):
         grid(family_pair("llama")[0])
 
@@ -110,6 +112,6 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(sampling, "Batch", fail)
+    monkeypatch.setattr(graphs, "Batch", fail)
     with pytest.raises(RuntimeError, match="something else"):
         grid(family_pair("llama")[0])

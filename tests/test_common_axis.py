@@ -116,7 +116,7 @@ def test_pairs_are_described_by_what_sets_them_apart() -> None:
     p = params.load()
     table = described(p, p.transfer.pairs)
     assert table.loc["steered-rank2", "adaptation"] == "LoRA, rank 2"
-    assert table.loc["steered-layer8", "adaptation"] == "LoRA, rank 16, vector smollm2-layer8"
+    assert table.loc["steered-layer8", "adaptation"] == "LoRA, rank 16, vector in layer 8"
     assert table.loc["steered-full", "adaptation"] == "full"
     assert table.loc["gemma-steered-bf16"].tolist() == ["gemma3-270m", "LoRA, rank 16", "bf16"]
 

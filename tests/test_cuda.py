@@ -88,7 +88,7 @@ def test_guards_that_wait_for_the_device_run_beside_the_graphs(
     found = grid(pair, law=law)
     assert all(captured)
     assert [law.waits for law in laws] == [waits]
-    monkeypatch.setattr(sampling, "GraphBatch", Batch)
+    monkeypatch.setattr(graphs, "GraphBatch", Batch)
     monkeypatch.setattr(Captured, "__call__", lambda self, *tensors: self.function(*tensors))
     assert_same(found, grid(pair, law=law))
 
@@ -142,7 +142,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, ca
             super().step(draw)
 
     expected = grid(pair)
-    monkeypatch.setattr(sampling, "GraphBatch", Small)
+    monkeypatch.setattr(graphs, "GraphBatch", Small)
     assert_same(grid(pair, token_budget=2000), expected)
     assert tried[0] > tried[1]
     assert caplog.text.count("out of memory") == 2
@@ -162,7 +162,7 @@ def test_four_bit_layers_are_captured(captured: list[bool]) -> None:
     assert pair is not None
     found = grid(pair, alphas=[0.0, 1.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "GraphBatch", Batch)
+        patch.setattr(graphs, "GraphBatch", Batch)
         expected = grid(pair, alphas=[0.0, 1.0])
     assert captured
     assert all(captured)

@@ -10,7 +10,7 @@ from conftest import FAMILIES
 from test_sampling import NEW, assert_same, family_pair, grid
 from torch import Tensor
 
-from diffamp import graphs, sampling
+from diffamp import graphs
 from diffamp.cache import DeviceClockLayer
 from diffamp.graphs import Captured, GraphBatch
 
@@ -25,7 +25,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(window)
         run(self, window)
 
-    monkeypatch.setattr(sampling, "Batch", GraphBatch)
+    monkeypatch.setattr(graphs, "Batch", GraphBatch)
     monkeypatch.setattr(graphs, "COLUMNS", 8)
     monkeypatch.setattr(GraphBatch, "_run_window", recorded)
     return seen

@@ -329,6 +329,12 @@ BAD = {
         "organisms",
         "['planted'] name two organisms each",
     ),
+    "no candidate": (
+        "vector: refuse, ",
+        "vector: refuse, layer: 99, ",
+        "organisms.planted.layer",
+        "99 is none of vectors.refuse.layers",
+    ),
     "unknown vector": ("vector: refuse, ", "vector: refuze, ", "organisms.planted.vector", "vectors: has ['refuse']"),
     "vector of another model": (
         "    model: chat\n    kind",

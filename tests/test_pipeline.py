@@ -174,7 +174,6 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in [n for n in params["pairs"] if n.startswith("gemma") or n in ("steered-rank2", "steered-layer8")]:
         del params["pairs"][name]
         params["organisms"].pop(name, None)
-    del params["vectors"]["smollm2-layer8"]
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     ladder = yaml.load(clone / "large/ladder.yaml")

@@ -123,7 +123,7 @@ def shared_tokens(folders: Sequence[Path], top: int = 50) -> pd.DataFrame:
 
 def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
     """What sets pairs apart: index pair, columns model (before), adaptation ("LoRA, rank 16", "full"; with its name a
-    vector other than the first that this model was taught) and precision."""
+    vector other than the first that this model was taught, with its layer one that was not kept) and precision."""
     rows: dict[str, tuple[str, str, str]] = {}
     first: dict[str, str] = {}  # vector by model
     for name in names:
@@ -133,6 +133,8 @@ def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
         adaptation = f"LoRA, rank {rank}" if pair.adapter else "full" if pair.after else "vector"
         if organism and first.setdefault(pair.before, organism.vector) != organism.vector:
             adaptation += f", vector {organism.vector}"
+        if organism and organism.layer is not None:
+            adaptation += f", vector in layer {organism.layer}"
         rows[name] = pair.before, adaptation, pair.precision
     return pd.DataFrame.from_dict(rows, orient="index", columns=["model", "adaptation", "precision"])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -20,6 +20,7 @@ from torch import Tensor
 from diffamp.batch import Batch
 from diffamp.cache import DeviceClockLayer, PairCache
 from diffamp.pairs import ModelPair
+from diffamp.prefill import Prefill
 
 WINDOWS = 16
 """Graphs of the forward pass, at the most: each reads so many more columns of the cache."""
@@ -83,6 +84,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
+def new_batch(prompts: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> Batch:
+    """The batch that suits the device and the pair; arguments as `Batch` has them."""
+    captured = prompts.pair.device.type == "cuda" and prompts.pair not in REFUSED
+    return (GraphBatch if captured else Batch)(prompts, rows, together, max_new_tokens, columns)
+
+
 class Captured:
     """A pure function of tensors, row by row, with results row by row: one CUDA graph for up to `rows` rows."""
 
@@ -136,14 +143,13 @@ class GraphBatch(Batch):
     shrink_at = 0.0
     refill_at = 1 / 8
 
-    def __init__(
-        self, pair: ModelPair, encoded: Sequence[list[int]], rows: int, together: int, max_new_tokens: int, columns: int
-    ) -> None:
+    def __init__(self, prompts: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> None:
+        pair = prompts.pair
         self.column = torch.zeros((), dtype=torch.long, device=pair.device)
-        super().__init__(pair, encoded, rows, together, max_new_tokens, columns)
+        super().__init__(prompts, rows, together, max_new_tokens, columns)
         slots = len(self.row)
         self.fed = torch.zeros(2, slots, dtype=torch.long, device=pair.device)  # first column and position of each slot
-        self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (self.prompt_before, self.prompt_after))
+        self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (prompts.before, prompts.after))
         self.pool = torch.cuda.graph_pool_handle() if pair.device.type == "cuda" else None
         self.width = COLUMNS * -(-self.capacity // (COLUMNS * WINDOWS))
         self.forwards: dict[int, Replayed] = {}

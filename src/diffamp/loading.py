@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -130,6 +131,28 @@ def load_vector(file: Path) -> tuple[int, torch.Tensor]:
             return int(stored.metadata()["layer"]), stored.get_tensor("vector")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PairError(f"{file} is not a steering vector written by diffamp ({error})") from None
+
+
+def load_mild_vector(folder: Path, layer: int | None = None) -> tuple[int, torch.Tensor]:
+    """The layer and the vector at its mild dose, from a folder that `diffamp.stages.vector` wrote.
+
+    Args:
+        layer: of the candidates; default the one that was kept.
+
+    Raises:
+        PairError: the folder is not there, or the vector has no mild dose in that layer.
+    """
+    if not (folder / "choice.json").is_file():
+        raise PairError(f"no vector in {folder}: run `dvc repro vector`")
+    choice = json.loads((folder / "choice.json").read_text())
+    wanted = choice["layer"] if layer is None else layer
+    if str(wanted) not in choice["doses"]:
+        raise PairError(
+            f"{folder}: no dose is mild enough in layer {wanted}; add smaller doses to `doses` of this vector"
+        )
+    name = "vector" if wanted == choice["layer"] else f"layer-{wanted}"
+    found, vector = load_vector(folder / f"{name}.safetensors")
+    return found, vector * choice["doses"][str(wanted)]
 
 
 GUARDS: dict[str, Callable[..., guards.Guard]] = {

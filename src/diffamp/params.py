@@ -93,6 +93,8 @@ class OrganismParams(Section):
     """A name in `vectors:`; the student starts from the vector's model."""
     teacher: Literal["steered", "unsteered"]
     """The model with the vector at the dose chosen on dev prompts, or the model itself."""
+    layer: Annotated[int, Field(ge=0)] | None = None
+    """One of the vector's candidates, in place of the one that was kept."""
     learn_from: Literal["logits", "text"]
     """The teacher's next-token distributions on its answers, or the answers' tokens."""
     epochs: Annotated[int, Field(ge=0)]
@@ -445,6 +447,10 @@ class Params(Section):
             if organism.vector not in self.vectors:
                 raise ValueError(
                     f"organisms.{name}.vector: no vector {organism.vector!r}; vectors: has {sorted(self.vectors)}"
+                )
+            if organism.layer not in (None, *(layers := self.vectors[organism.vector].layers)):
+                raise ValueError(
+                    f"organisms.{name}.layer: {organism.layer} is none of vectors.{organism.vector}.layers {layers}"
                 )
         if self.base.vector not in self.vectors:
             raise ValueError(f"base.vector: no vector {self.base.vector!r}; vectors: has {sorted(self.vectors)}")

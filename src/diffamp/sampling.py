@@ -1,7 +1,7 @@
 """Samples from the amplified difference: prompts x alphas x samples, in one batch that never idles.
 
-Every distinct prompt is prefilled once for all its alphas and samples. Rows of different prompts and alphas share a
-batch; a finished row leaves and the next one takes its place (`diffamp.batch`).
+Every distinct prompt is prefilled once for all its laws, alphas and samples. Rows of different prompts and alphas share
+a batch; a finished row leaves and the next one takes its place (`diffamp.batch`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffamp.batch import Batch
-from diffamp.graphs import REFUSED, Captured, GraphBatch
+from diffamp.graphs import Captured, new_batch
 from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
+from diffamp.prefill import Prefill
 from diffamp.prompts import Prompt, encode
 from diffamp.records import Records
 
@@ -35,8 +35,8 @@ ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
 CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "graphs", "guards", "halves", "head",
-        "law", "linear", "loading", "model", "noise", "norms", "pairs", "prompts", "runtime", "sampling",
-        "vocabulary")  # fmt: skip
+        "law", "linear", "loading", "model", "noise", "norms", "pairs", "prefill", "prompts", "runtime",
+        "sampling", "vocabulary")  # fmt: skip
 """Every module that a sample passes through."""
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,17 @@ class NonFiniteLogitsError(FloatingPointError):
     """A model gave NaN or infinite logits; the message names prompt, alpha and step."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What is sampled for every prompt: one law at several strengths."""
+
+    law: Law
+    alphas: Sequence[float]
+    """Without a guard -1 is the before-model, 0 the after-model."""
+    records: Records | None = None
+    """Where units are kept and resumed from; None keeps everything in memory."""
+
+
 def sample_grid(
     pair: ModelPair,
     prompts: Sequence[Prompt],
@@ -68,47 +79,65 @@ def sample_grid(
     records: Records | None = None,
     desc: str = "sampling",
 ) -> pd.DataFrame:
-    """Sample `samples` texts for every prompt and every alpha.
+    """`sample_grids` of one law: `samples` texts for every prompt and every alpha."""
+    grid = Grid(law or Law(), alphas, records)
+    frames = sample_grids(
+        pair, prompts, [grid], samples, max_new_tokens=max_new_tokens, seed=seed, token_budget=token_budget, desc=desc
+    )
+    return frames[0]
+
+
+def sample_grids(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    grids: Sequence[Grid],
+    samples: int,
+    *,
+    max_new_tokens: int,
+    seed: int = 0,
+    token_budget: int = 8192,
+    desc: str = "sampling",
+) -> list[pd.DataFrame]:
+    """Sample `samples` texts for every prompt, law and alpha; each prompt is prefilled once for all of them.
 
     Args:
         prompts: encoded with the tokenizer's chat template where it has one and the prompt is not raw.
-        alphas: without a guard -1 is the before-model, 0 the after-model.
         max_new_tokens: a row ends there or at an end token.
         seed: of the coupled noise (`diffamp.noise`).
         token_budget: columns of key/value cache in a batch, over all rows (the prompts' own states take as many again
             at the most); sets the number of rows. Halved, with a warning, when memory runs out.
-        records: where units are kept and resumed from; None keeps everything in memory.
 
     Returns:
-        One row per text: prompt_id, category, prompt, alpha, sample, text, finish ("end" or "length"), tokens and the
-        five per-token lists of `PER_TOKEN`.
+        For each grid one row per text: prompt_id, category, prompt, alpha, sample, text, finish ("end" or "length"),
+        tokens and the five per-token lists of `PER_TOKEN`.
 
     Raises:
         ValueError: an alpha that is not finite, a prompt that does not fit the context.
         NonFiniteLogitsError: the models overflowed.
         MemoryError: not even one row fits.
     """
-    encoded = check_grid(pair, prompts, alphas, samples, max_new_tokens)
-    law = law or Law()
-    longest = max(map(len, encoded))
+    for grid in grids:
+        encoded = check_grid(pair, prompts, grid.alphas, samples, max_new_tokens)
+    longest, most_alphas = max(map(len, encoded)), max(len(grid.alphas) for grid in grids)
     # the states of all prompts of a unit are held beside the batch: no more columns than the batch itself may have
-    per_unit = max(1, min(ROWS_PER_UNIT // (len(alphas) * samples), token_budget // longest))
+    per_unit = max(1, min(ROWS_PER_UNIT // (most_alphas * samples), token_budget // longest))
     units = [slice(i, i + per_unit) for i in range(0, len(prompts), per_unit)]
-    tables = []
-    rows_total = len(prompts) * len(alphas) * samples
+    tables: list[list[pa.Table]] = [[] for _ in grids]
+    rows_total = len(prompts) * sum(len(grid.alphas) for grid in grids) * samples
     with tqdm(total=rows_total, desc=desc, unit="text", disable=None, smoothing=0.05) as progress:
-        for number, unit in enumerate(units):
-            table = records.read(number) if records else None
-            if table is None:
-                unit_rows = _Unit(pair, prompts[unit], encoded[unit], alphas, samples, max_new_tokens, law, seed)
-                token_budget = unit_rows.sample(token_budget, progress)
-                table = pa.Table.from_pandas(unit_rows.frame(), preserve_index=False)
-                if records:
-                    records.write(number, table)
-            else:
-                progress.update(table.num_rows)
-            tables.append(table.replace_schema_metadata(None))
-    return pa.concat_tables(tables).to_pandas()
+        for number, part in enumerate(units):
+            unit = _Unit(pair, prompts[part], encoded[part], samples, max_new_tokens, seed, token_budget)
+            for grid, parts in zip(grids, tables, strict=True):
+                table = grid.records.read(number) if grid.records else None
+                if table is None or not unit.made(table):
+                    table = pa.Table.from_pandas(unit.sample(grid, progress), preserve_index=False)
+                    if grid.records:
+                        grid.records.write(number, table)
+                else:
+                    progress.update(table.num_rows)
+                parts.append(table.replace_schema_metadata(None))
+            token_budget = unit.columns
+    return [pa.concat_tables(parts).to_pandas() for parts in tables]
 
 
 def configuration(prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, law: Law, **rest: Any) -> dict:
@@ -155,65 +184,75 @@ def check_grid(
 
 
 class _Unit:
-    """One unit of work: its rows, their luck, and what has been drawn for them."""
+    """One unit of work: some prompts, the luck of their samples, and their states while grids go on from them."""
 
     def __init__(
         self,
         pair: ModelPair,
         prompts: Sequence[Prompt],
         encoded: Sequence[list[int]],
-        alphas: Sequence[float],
         samples: int,
         max_new_tokens: int,
-        law: Law,
         seed: int,
+        columns: int,
     ) -> None:
-        self.pair, self.prompts, self.law, self.together = pair, prompts, law, len(alphas)
-        self.encoded = encoded
-        self.rows = [Row(p, float(a), s) for p in range(len(prompts)) for s in range(samples) for a in alphas]
-        self.alpha = torch.tensor([r.alpha for r in self.rows], dtype=torch.float32)
-        luck = {
-            (p, s): uniforms(seed, prompts[p].key, s, max_new_tokens)
-            for p in range(len(prompts))
-            for s in range(samples)
-        }
-        self.uniform = torch.tensor(np.stack([luck[r.prompt, r.sample] for r in self.rows]))  # (rows, steps)
+        self.pair, self.prompts, self.encoded, self.samples = pair, prompts, encoded, samples
+        self.max_new_tokens, self.columns = max_new_tokens, columns
+        self.luck = np.array(
+            [[uniforms(seed, prompt.key, s, max_new_tokens) for s in range(samples)] for prompt in prompts]
+        )  # (prompts, samples, steps)
         self.ends = np.array(pair.end_tokens, dtype=np.int64)
-        self.tokens = np.zeros((len(self.rows), max_new_tokens), dtype=np.int64)
-        self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
-        self.lengths = np.zeros(len(self.rows), dtype=np.int64)
-        self.finish = np.full(len(self.rows), "length", dtype=object)
+        self.prefill: Prefill | None = None
 
-    def sample(self, columns: int, progress: Any) -> int:
-        """Draw every row. Returns the columns of cache that fitted into memory: those given, or fewer."""
+    def made(self, table: pa.Table) -> bool:
+        """Whether a recorded unit is of these prompts: another grid beside it may have cut the work elsewhere."""
+        return table["prompt_id"].unique().to_pylist() == [prompt.id for prompt in self.prompts]
+
+    @torch.inference_mode()
+    def sample(self, grid: Grid, progress: Any) -> pd.DataFrame:
+        """Draw every row of a grid. `columns` falls to what of cache fitted into memory."""
         done = progress.n
         while True:
             try:
-                self._sample(columns, progress)
-                return columns
+                self.prefill = self.prefill or Prefill(self.pair, self.encoded, self.columns)
+                return _Texts(self, grid).draw_from(self.prefill, progress)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                one_row = max(map(len, self.encoded)) + self.tokens.shape[1]
-                if columns <= one_row:
+                one_row = max(map(len, self.encoded)) + self.max_new_tokens
+                if self.columns <= one_row:
                     raise MemoryError(
                         f"not even one row of {one_row} tokens fits into memory beside the model and the states of "
                         f"{len(self.encoded)} prompts; a smaller token_budget makes that fewer prompts: {error}"
                     ) from None
             # outside of the handler, which would keep the failed batch alive
-            columns = max(columns // 2, one_row)
-            log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", columns)
+            self.prefill, self.columns = None, max(self.columns // 2, one_row)
+            log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", self.columns)
             progress.update(done - progress.n)
-            self.lengths[:] = 0
-            self.finish[:] = "length"
             if torch.cuda.is_available():
                 gc.collect()
                 torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def _sample(self, columns: int, progress: Any) -> None:
-        kind = GraphBatch if self.pair.device.type == "cuda" and self.pair not in REFUSED else Batch
-        batch = kind(self.pair, self.encoded, len(self.rows), self.together, self.tokens.shape[1], columns)
+
+class _Texts:
+    """The rows of one grid over a unit's prompts, and what has been drawn for them."""
+
+    def __init__(self, unit: _Unit, grid: Grid) -> None:
+        self.unit, self.law, self.together = unit, grid.law, len(grid.alphas)
+        self.rows = [
+            Row(p, float(a), s) for p in range(len(unit.prompts)) for s in range(unit.samples) for a in grid.alphas
+        ]
+        self.alpha = torch.tensor([r.alpha for r in self.rows], dtype=torch.float32)
+        self.uniform = torch.tensor(unit.luck[[r.prompt for r in self.rows], [r.sample for r in self.rows]])
+        self.tokens = np.zeros(self.uniform.shape, dtype=np.int64)  # (rows, steps)
+        self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
+        self.lengths = np.zeros(len(self.rows), dtype=np.int64)
+        self.finish = np.full(len(self.rows), "length", dtype=object)
+
+    def draw_from(self, prefill: Prefill, progress: Any) -> pd.DataFrame:
+        """Draw all, as many at a time as the unit's columns allow."""
+        unit = self.unit
+        batch = new_batch(prefill, len(self.rows), self.together, unit.max_new_tokens, unit.columns)
         law = Captured(self.law.draw, len(batch.row))
 
         def draw(which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,6 +263,7 @@ class _Unit:
         queue = deque(range(len(self.rows)))
         while batch.refill(queue, [r.prompt for r in self.rows], draw):
             batch.step(draw)
+        return self.frame()
 
     def _draw(self, law: Captured, which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Draw, record, and say which rows go on. `which` (rows,) indexes the unit's rows."""
@@ -234,7 +274,7 @@ class _Unit:
         alpha, u = (t.to(before.device, non_blocking=True) for t in (alpha, u))
         drawn, score = law(before, after, alpha, u)
         tokens = drawn.cpu().numpy()
-        ended = np.isin(tokens, self.ends)
+        ended = np.isin(tokens, self.unit.ends)
         self.tokens[index, step] = tokens
         self.scores[index, step] = score.cpu().numpy()
         finite = np.isfinite(self.scores[index, step, :3]).all(-1)
@@ -242,7 +282,8 @@ class _Unit:
             bad = int((~finite).argmax())
             row = self.rows[index[bad]]
             raise NonFiniteLogitsError(
-                f"logits are not finite at prompt {self.prompts[row.prompt].id!r}, alpha {row.alpha}, step {step[bad]}"
+                f"logits are not finite at prompt {self.unit.prompts[row.prompt].id!r}, "
+                f"alpha {row.alpha}, step {step[bad]}"
             )
         self.lengths[index] += 1
         self.finish[index[ended]] = "end"
@@ -250,7 +291,7 @@ class _Unit:
 
     def frame(self) -> pd.DataFrame:
         """One line per row, as `sample_grid` returns it."""
-        prompts = [self.prompts[r.prompt] for r in self.rows]
+        prompts = [self.unit.prompts[r.prompt] for r in self.rows]
         kept = [tokens[:n] for tokens, n in zip(self.tokens, self.lengths, strict=True)]
         frame = pd.DataFrame(
             {
@@ -259,7 +300,7 @@ class _Unit:
                 "prompt": [p.text for p in prompts],
                 "alpha": [r.alpha for r in self.rows],
                 "sample": [r.sample for r in self.rows],
-                "text": self.pair.tokenizer.batch_decode(kept, skip_special_tokens=True),
+                "text": self.unit.pair.tokenizer.batch_decode(kept, skip_special_tokens=True),
                 "finish": self.finish,
                 "tokens": kept,
             }

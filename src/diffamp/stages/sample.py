@@ -19,7 +19,7 @@ from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt, load_prompts
 from diffamp.records import Records
 from diffamp.runtime import setup
-from diffamp.sampling import check_grid, configuration, sample_grid
+from diffamp.sampling import Grid, check_grid, configuration, sample_grids
 
 PILOT = 24
 """Dev prompts on which an alpha is calibrated."""
@@ -45,32 +45,22 @@ def sample_under(
     check_grid(pair, prompts, alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
     weights = fingerprint(p, name)
     common = {"max_new_tokens": grid.max_new_tokens, "seed": p.seed, "token_budget": grid.token_budget}
-    asked, frames = list(alphas), []
+    grids = {}
     for guard, chain in guards.items():
-        law = load_law(chain, grid.temperature, pair)
-        alphas = asked
+        law, strengths = load_law(chain, grid.temperature, pair), list(alphas)
         if kl_budget is not None:
-            alphas = sorted({*asked, alpha_for(pair, load_prompts("dev", PILOT), kl_budget, law, **common)})
+            strengths = sorted({*alphas, alpha_for(pair, load_prompts("dev", PILOT), kl_budget, law, **common)})
         config = configuration(
             prompts,
-            alphas,
+            strengths,
             grid.samples,
             law,
             **common,
             pair=p.pair(name).model_dump() | {"weights": weights},
         )
-        frame = sample_grid(
-            pair,
-            prompts,
-            alphas,
-            grid.samples,
-            law=law,
-            **common,
-            records=Records(folder / guard, config, discard_stale=True),
-            desc=f"{name}, guard {guard}",
-        )
-        frames.append(frame.assign(guard=guard))
-    return pd.concat(frames, ignore_index=True)
+        grids[guard] = Grid(law, strengths, Records(folder / guard, config, discard_stale=True))
+    frames = sample_grids(pair, prompts, list(grids.values()), grid.samples, **common, desc=name)
+    return pd.concat([frame.assign(guard=guard) for guard, frame in zip(grids, frames, strict=True)], ignore_index=True)
 
 
 def main(name: str) -> None:

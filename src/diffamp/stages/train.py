@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from diffamp import params, paths
 from diffamp.checkpoints import load_model, load_tokenizer
 from diffamp.law import Law
-from diffamp.loading import load_vector
+from diffamp.loading import load_mild_vector
 from diffamp.organisms.finetune import train
 from diffamp.organisms.vectors import steered
 from diffamp.pairs import SoloPair
@@ -33,9 +32,9 @@ def main(name: str) -> None:
     tokenizer = load_tokenizer(base)
     teacher = SoloPair(load_model(base, precision), tokenizer)
     if organism.teacher == "steered":
-        layer, vector = load_vector(paths.vector(organism.vector) / "vector.safetensors")
-        dose = json.loads((paths.vector(organism.vector) / "choice.json").read_text())["dose"]
-        teacher = steered(teacher.modules[0], tokenizer, layer, vector * dose)
+        teacher = steered(
+            teacher.modules[0], tokenizer, *load_mild_vector(paths.vector(organism.vector), organism.layer)
+        )
     answers = sample_grid(
         teacher,
         load_prompts("train", tuning.prompts),

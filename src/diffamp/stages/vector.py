@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 
 import pandas as pd
 
@@ -72,15 +73,22 @@ def main(name: str) -> None:
     dev_prompts = load_prompts("dev", settings.dev_prompts)
     dev = pd.concat([response(layer, settings.doses, dev_prompts) for layer in settings.layers], ignore_index=True)
     layer = int(dev.groupby("layer").refusal.mean().idxmax())
-    dose = mild_dose(dev[dev.layer == layer].groupby("dose")[["refusal", "nonsense"]].mean(), settings.organism_rate)
+    by_dose = {n: of.groupby("dose")[["refusal", "nonsense"]].mean() for n, of in dev.groupby("layer")}
+    doses = {layer: mild_dose(by_dose[layer], settings.organism_rate)}
 
     test = response(layer, [0.0, *settings.doses], load_prompts("test", settings.test_prompts))
     folder = paths.vector(name)
     save_vector(folder / "vector.safetensors", layer, vectors[layer])
+    for other in vectors.keys() - {layer}:  # an organism may ask for it
+        save_vector(folder / f"layer-{other}.safetensors", other, vectors[other])
+        with suppress(ValueError):  # it has no mild dose
+            doses[other] = mild_dose(by_dose[other], settings.organism_rate)
     pd.concat([dev.assign(split="dev"), test.assign(split="test")]).to_parquet(
         folder / "responses.parquet", index=False
     )
-    (folder / "choice.json").write_text(json.dumps({"layer": layer, "dose": dose}, indent=2) + "\n")
+    (folder / "choice.json").write_text(
+        json.dumps({"layer": layer, "dose": doses[layer], "doses": doses}, indent=2) + "\n"
+    )
 
 
 def mild_dose(rates: pd.DataFrame, most: float) -> float:

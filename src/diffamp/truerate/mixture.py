@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffamp.batch import Batch
+from diffamp.graphs import new_batch
 from diffamp.law import Law, inverse_cdf
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
+from diffamp.prefill import Prefill
 from diffamp.prompts import Prompt
 from diffamp.sampling import NonFiniteLogitsError, check_grid
 from diffamp.truerate.estimators import balance_ratios
@@ -101,7 +102,8 @@ def sample_mixture(
     rows = []
     for i in range(0, len(prompts), per_unit):
         unit = _Unit(prompts[i : i + per_unit], event, mixture, law or Law(), seed)
-        batch = Batch(pair, encoded[i : i + per_unit], len(unit.rows), 1, event.longest, token_budget)
+        prefill = Prefill(pair, encoded[i : i + per_unit], token_budget)
+        batch = new_batch(prefill, len(unit.rows), 1, event.longest, token_budget)
         queue = deque(range(len(unit.rows)))
         while batch.refill(queue, [prompt for prompt, _, _ in unit.rows], unit.draw):
             batch.step(unit.draw)
