@@ -119,12 +119,12 @@ def test_a_forward_that_cannot_be_captured_runs_as_it_is(
     pair.modules[0].register_forward_pre_hook(wait)
     captured.clear()
     assert_same(grid(pair), expected)
-    assert captured[0] is False
+    assert captured.count(False) == 1
     assert "no CUDA graph" in caplog.text
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    refusals = captured.count(False)
+
     assert_same(grid(pair), expected)  # by the ordinary batch, without another attempt
-    assert captured.count(False) == refusals == 1
+    assert captured.count(False) == 1
     captured.clear()
     assert_same(grid(other), expected)  # another pair's are captured as before
     assert captured

@@ -45,11 +45,13 @@ class PairCache(Cache):
 def blank(like: Tensor, rows: int, columns: int) -> Tensor:
     """Zeros (rows, heads, columns, head_dim) of the type and on the device of `like` (..., heads, _, head_dim).
 
-    In memory the columns come first: those in use are one block, which a CPU reads a quarter faster than a piece of
-    each row.
+    In a CPU's memory the columns come first: those in use are one block, which it reads a quarter faster than a piece
+    of each row. (A GPU reads them slower so: a step of 32 rows of an 8B pair by 5 %.)
     """
     heads, _, dim = like.shape[-3:]
-    return like.new_zeros(columns, rows, heads, dim).permute(1, 2, 0, 3)
+    if like.device.type == "cpu":
+        return like.new_zeros(columns, rows, heads, dim).permute(1, 2, 0, 3)
+    return like.new_zeros(rows, heads, columns, dim)
 
 
 class ClockLayer(DynamicLayer):

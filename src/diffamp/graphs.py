@@ -119,7 +119,8 @@ class Captured:
         self.outputs = self.function(*self.inputs)
 
     def _waits(self, *tensors: Tensor) -> bool:
-        """Seen in one call. A capture forbids it."""
+        """Seen in the second of two calls: what is made once may be waited for. A capture forbids it."""
+        self.function(*tensors)
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
