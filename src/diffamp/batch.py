@@ -80,6 +80,8 @@ class Batch:
 
     def _shrink(self, keep: Tensor) -> None:
         on_device = keep.to(self.pair.device)
+        for layer in self._clocked():
+            layer.clock = self.clock
         self.cache.batch_select_indices(on_device)
         self.row, self.start, self.position = self.row[keep], self.start[keep], self.position[keep]
         self.token = self.token[on_device]

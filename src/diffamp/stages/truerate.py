@@ -8,17 +8,20 @@ prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from diffamp import params, paths
+from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.halves import Halves, add_vector
 from diffamp.judges.refusal import declines
 from diffamp.law import Law
-from diffamp.loading import load_vector, steered_pair
-from diffamp.pairs import ModelPair
+from diffamp.loading import decoder_layers, load_vector
+from diffamp.pairs import ModelPair, SharedPair
 from diffamp.params import Params
 from diffamp.prompts import Prompt, encode, load_prompts
 from diffamp.runtime import setup
@@ -41,23 +44,26 @@ def main() -> None:
     t = p.true_rate
     dev, test = load_prompts("dev", t.dev_prompts), load_prompts("test", t.test_prompts)
     law, alphas = Law(temperature=p.sampling.temperature), (0.0, *(a for a in t.alphas if a != 0))
-    trie, rates = None, {}
-    tables: list[pd.DataFrame] = []
+    dosed = Dosed(p)
+    trie, heard_of = refusals(dosed.pair, paths.vector(p.base.vector))
+    tables = [heard_of.assign(table="listed")]
+    rates = {}
     for dose in t.doses:
-        pair = dosed(p, dose)
-        if trie is None:
-            trie, heard_of = refusals(pair, paths.vector(p.base.vector))
-            tables.append(heard_of.assign(table="listed"))
-        rates[dose] = float(np.exp(outcome_log_probs(pair, dev, trie, [0.0], law))[:, trie.hits].sum(1).mean())
-    assert trie is not None  # params.py asks for at least one dose
+        with dosed.at(dose) as pair:
+            rates[dose] = float(np.exp(outcome_log_probs(pair, dev, trie, [0.0], law))[:, trie.hits].sum(1).mean())
     chosen = {target: nearest(rates, target) for target in sorted(t.rates, reverse=True)}
     for number, (target, dose) in enumerate(chosen.items()):
-        pair, generator = dosed(p, dose), np.random.default_rng([p.seed, number])
-        on_dev, on_test = (
-            Outcomes(trie, alphas, outcome_log_probs(pair, prompts, trie, alphas, law), prompt_tokens(pair, prompts))
-            for prompts in (dev, test)
-        )
-        alpha = proposal_alpha(on_dev, t.defensive_share)
+        generator = np.random.default_rng([p.seed, number])
+        with dosed.at(dose) as pair:
+            on_dev, on_test = (
+                Outcomes(
+                    trie, alphas, outcome_log_probs(pair, prompts, trie, alphas, law), prompt_tokens(pair, prompts)
+                )
+                for prompts in (dev, test)
+            )
+            alpha = proposal_alpha(on_dev, t.defensive_share)
+            if number == 0:  # the commonest, so that a few real answers hold hits
+                real = truncation(pair, test, on_test, alpha, t.defensive_share, law, p.seed)
         frames = {
             "methods": methods(
                 on_dev, on_test, alpha, listening_alpha(on_dev, t.budget), t.defensive_share, t.budget, t.replicates,
@@ -67,17 +73,32 @@ def main() -> None:
             "leaves": leaves(on_test, Mixture.defensive(alpha, t.defensive_share, 1000)),
             "power": power(on_test, t.replicates, generator),
         }  # fmt: skip
-        if number == 0:  # the commonest, so that a few real answers hold hits
-            frames["truncation"] = truncation(pair, test, on_test, alpha, t.defensive_share, law, p.seed)
+        if number == 0:
+            frames["truncation"] = real
         rate = {"target": target, "dose": dose, "true": on_test.rate(), "dev_rate": rates[dose], "alpha": alpha}
         tables += [frame.assign(table=name, **rate) for name, frame in frames.items()]
     paths.true_rate().parent.mkdir(parents=True, exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(paths.true_rate(), index=False)
 
 
-def dosed(p: Params, dose: float) -> ModelPair:
-    layer, vector = load_vector(paths.vector(p.base.vector) / "vector.safetensors")
-    return steered_pair(paths.model(p.base.model), layer, vector * dose, p.base.precision)
+class Dosed:
+    """The base before, and after it the base with a dose of the artificial vector; loaded once for all doses."""
+
+    def __init__(self, p: Params) -> None:
+        base, self.halves = paths.model(p.base.model), Halves()
+        layer, self.vector = load_vector(paths.vector(p.base.vector) / "vector.safetensors")
+        model = load_model(base, p.base.precision)
+        self.block = decoder_layers(model)[layer]
+        self.pair = SharedPair(model, load_tokenizer(base), self.halves)
+
+    @contextmanager
+    def at(self, dose: float) -> Iterator[ModelPair]:
+        """Within the context the pair's after-model has this dose."""
+        handle = add_vector(self.block, (self.vector * dose).to(self.pair.device), self.halves)
+        try:
+            yield self.pair
+        finally:
+            handle.remove()
 
 
 def refusals(pair: ModelPair, vector: Path) -> tuple[Trie, pd.DataFrame]:

@@ -7,8 +7,7 @@ end there carry no noise of later tokens.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -19,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.cache import PairCache
 from diffamp.law import Law
 from diffamp.pairs import ModelPair
+from diffamp.prefill import Prefill
 from diffamp.prompts import Prompt, encode
 
 Tokens = tuple[int, ...]
 
-POSITIONS = 256
-"""Positions of a trie whose logits are held at a time."""
+AT_A_TIME = 8
+"""Prompts whose trie is computed at a time."""
 
 
 class Event(Protocol):
@@ -164,11 +163,12 @@ def outcome_log_probs(
         where a guard rules an outcome out. The rate of the event is the sum of probabilities over `Trie.hits`.
     """
     law = law or Law()
+    encoded = [encode(pair.tokenizer, prompt) for prompt in prompts]
     table = np.empty((len(prompts), len(trie.outcomes), len(alphas)))
-    for n, prompt in enumerate(prompts):
-        logits = _node_logits(pair, encode(pair.tokenizer, prompt), list(trie.children))
-        for k, alpha in enumerate(alphas):
-            table[n, :, k] = _reach(trie, logits, alpha, law)
+    for first in range(0, len(prompts), AT_A_TIME):
+        for n, logits in enumerate(_node_logits(pair, encoded[first : first + AT_A_TIME], list(trie.children)), first):
+            for k, alpha in enumerate(alphas):
+                table[n, :, k] = _reach(trie, logits, alpha, law)
     return table
 
 
@@ -176,11 +176,11 @@ def _reach(trie: Trie, logits: tuple[Tensor, Tensor], alpha: float, law: Law) ->
     """Log-prob of every outcome at one alpha, from the logits (nodes, vocab) of both models at every node."""
     steps = torch.tensor([len(node) for node in trie.children])
     strength = law.alpha_at(torch.full((len(steps),), float(alpha)), steps).to(logits[0].device)
-    log_probs = law.log_probs(*logits, strength).double()
+    log_probs = law.log_probs(*logits, strength)
     reach: dict[Tokens, float] = {(): 0.0}
     leave = []
     for (node, tokens), row in zip(trie.children.items(), log_probs, strict=True):
-        inside = row[list(tokens)].tolist()
+        inside = row[list(tokens)].double().tolist()
         reach |= {(*node, token): reach[node] + value for token, value in zip(tokens, inside, strict=True)}
         leave.append(reach[node] + log_complement(inside))
     return [reach[leaf] for leaf in trie.leaves] + leave
@@ -192,35 +192,36 @@ def log_complement(log_probs: Sequence[float]) -> float:
     return float(np.log1p(-inside)) if inside < 1 else -np.inf
 
 
-def _node_logits(pair: ModelPair, prompt: list[int], nodes: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-    """Both models' logits (nodes, vocab) after the prompt and each node; the prompt runs once.
+def _node_logits(
+    pair: ModelPair, prompts: Sequence[list[int]], nodes: Sequence[Tokens]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each prompt both models' logits (nodes, vocab) after it and each node: one pass per depth, each token once.
 
     Args:
         nodes: closed under taking prefixes, the empty one first.
     """
-    begun = pair.layers()
-    length = len(prompt)
-    before, after = _run(pair, [prompt], begun, 0, keep=torch.tensor([[length - 1]], device=pair.device))
-    found: dict[Tokens, tuple[Tensor, Tensor]] = {(): (before[0, 0], after[0, 0])}
-    paths = [n for n in nodes if n and not any(m[: len(n)] == n for m in nodes if len(m) > len(n))]
-    at_a_time = max(1, POSITIONS // max(map(len, paths), default=1))
-    for i in range(0, len(paths), at_a_time):
-        rows = paths[i : i + at_a_time]
-        cache = copy.deepcopy(begun)
-        cache.batch_select_indices(torch.zeros(len(rows), dtype=torch.long, device=pair.device))
-        before, after = _run(pair, rows, cache, length)
-        for row, path in enumerate(rows):
-            found |= {path[: k + 1]: (before[row, k], after[row, k]) for k in range(len(path))}
-    return torch.stack([found[n][0] for n in nodes]), torch.stack([found[n][1] for n in nodes])
-
-
-def _run(
-    pair: ModelPair, rows: Sequence[Sequence[int]], cache: PairCache, cached: int, keep: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Logits (rows, kept, vocab) of ragged rows behind a cache, padded on the right, where no token looks."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows])
-    mask = torch.ones(len(rows), cached + width, dtype=torch.long)
-    positions = torch.arange(cached, cached + width).expand(len(rows), -1)
-    ids, mask, positions = (t.to(pair.device) for t in (ids, mask, positions))
-    return pair.logits(ids, mask, positions, cache, keep)
+    deepest = max(map(len, nodes))
+    prefill = Prefill(pair, prompts, columns=sum(map(len, prompts)))
+    cache = pair.layers(prefill.longest + deepest)
+    for layer, (keys, values) in zip(cache.layers, prefill.states, strict=True):
+        layer.update(keys.flatten(0, 1), values.flatten(0, 1))
+    level: list[Tokens] = [()]
+    order: list[Tokens] = [()]
+    logits = [(prefill.before[:, None], prefill.after[:, None])]  # (prompts, nodes of a level, vocab)
+    for depth in range(1, deepest + 1):
+        deeper = [n for n in nodes if len(n) == depth]
+        rows = [(p, level.index(n[:-1]), n[-1]) for p in range(len(prompts)) for n in deeper]
+        prompt, parent, token = torch.tensor(rows).unbind(1)
+        seen = torch.arange(prefill.longest + depth) >= (prefill.longest - prefill.lengths[prompt])[:, None]
+        position = prefill.lengths[prompt] + depth - 1
+        index, ids, mask, positions = (
+            t.to(pair.device) for t in (prompt * len(level) + parent, token[:, None], seen.long(), position[:, None])
+        )
+        cache.batch_select_indices(index)
+        before, after = pair.logits(ids, mask, positions, cache)
+        logits.append((before[:, -1].unflatten(0, (-1, len(deeper))), after[:, -1].unflatten(0, (-1, len(deeper)))))
+        order, level = [*order, *deeper], deeper
+    place = [order.index(n) for n in nodes]
+    for n in range(len(prompts)):
+        before, after = (torch.cat([side[n] for side in sides])[place] for sides in zip(*logits, strict=True))
+        yield before, after
