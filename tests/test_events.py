@@ -81,7 +81,7 @@ def test_exact_probabilities_are_those_of_teacher_forcing(family: str) -> None:
 def test_prompts_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = separate("llama", tiny_tokenizer())
     whole = outcome_log_probs(pair, PROMPTS, TRIE, ALPHAS, LAW)
-    monkeypatch.setattr("diffamp.truerate.events.AT_A_TIME", 2)
+    monkeypatch.setattr("diffamp.truerate.events.NODES", 1)
     assert outcome_log_probs(pair, PROMPTS, TRIE, ALPHAS, LAW) == pytest.approx(whole, abs=1e-4)
 
 

@@ -13,7 +13,7 @@ from test_sampling import ALPHAS, NEW, PROMPTS
 from diffamp import sampling
 from diffamp.guards import Plausibility
 from diffamp.law import Law
-from diffamp.records import Records
+from diffamp.records import Records, read_units
 from diffamp.sampling import Grid, sample_grid, sample_grids
 
 GRIDS = [Grid(Law(), ALPHAS), Grid(Law(Plausibility(0.3), 0.7), ALPHAS[1:])]
@@ -43,3 +43,9 @@ def test_a_unit_cut_elsewhere_is_sampled_anew(tmp_path: Path, monkeypatch: pytes
     found, _ = sample_grids(pair, PROMPTS, [recorded("grid"), wider], 2, **SETTINGS)  # two
     key = ["prompt_id", "alpha", "sample", "text"]
     assert_frame_equal(found[key], expected[key])
+    assert_frame_equal(read_units(tmp_path / "grid")[key], expected[key])  # no unit of the finer cut is left
+
+
+def test_no_grid_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one law"):
+        sample_grids(separate("llama", tiny_tokenizer()), PROMPTS, [], 2, **SETTINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import load_model
-from diffamp.loading import load_vector, steered_pair
+from diffamp.checkpoints import PairError, load_model
+from diffamp.loading import load_mild_vector, load_vector, steered_pair
 from diffamp.organisms.finetune import train
 from diffamp.organisms.reflection import logit_shifts, reflection
 from diffamp.organisms.vectors import _conversations, difference_of_means, learn_vector, save_vector, steered
@@ -53,6 +54,32 @@ def test_a_vector_comes_back_from_its_file(tmp_path: Path) -> None:
     layer, vector = load_vector(tmp_path / "v.safetensors")
     assert layer == 3
     assert torch.equal(vector, torch.arange(4.0))
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    """What `diffamp.stages.vector` leaves: layer 3 was kept, layer 1 has a mild dose, layer 2 has none."""
+    for name, layer in (("vector", 3), ("layer-1", 1), ("layer-2", 2)):
+        save_vector(tmp_path / f"{name}.safetensors", layer, torch.full((4,), float(layer)))
+    choice = {"layer": 3, "dose": 0.5, "doses": {"3": 0.5, "1": 2.0}}
+    (tmp_path / "choice.json").write_text(json.dumps(choice))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("asked", "layer", "value"), [(None, 3, 1.5), (3, 3, 1.5), (1, 1, 2.0)])
+def test_a_teacher_has_the_vector_of_its_layer_at_the_mild_dose(
+    asked: int | None, layer: int, value: float, vectors: Path
+) -> None:
+    found, vector = load_mild_vector(vectors, asked)
+    assert found == layer
+    assert vector.tolist() == [value] * 4
+
+
+def test_a_layer_without_a_mild_dose_is_an_error_with_a_remedy(vectors: Path) -> None:
+    with pytest.raises(PairError, match=r"layer 2; add smaller doses to `doses`"):
+        load_mild_vector(vectors, 2)
+    with pytest.raises(PairError, match=r"no vector in .*: run `dvc repro vector`"):
+        load_mild_vector(vectors / "nowhere")
 
 
 def test_an_untrained_adapter_changes_nothing(

@@ -329,6 +329,12 @@ BAD = {
         "organisms",
         "['planted'] name two organisms each",
     ),
+    "layer of no vector": (
+        "teacher: steered, ",
+        "teacher: unsteered, layer: 1, ",
+        "organisms.planted.layer",
+        "the teacher is unsteered",
+    ),
     "no candidate": (
         "vector: refuse, ",
         "vector: refuse, layer: 99, ",

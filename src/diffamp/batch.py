@@ -26,22 +26,22 @@ class Batch:
     refill_at = 0.0
     """Rows enter when more than this share of the slots is free."""
 
-    def __init__(self, prompts: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> None:
+    def __init__(self, prefill: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> None:
         """Make room for as many rows as fit.
 
         Args:
-            prompts: what the rows go on from; it is only read.
+            prefill: what the rows go on from; it is only read.
             rows: how many there will be in all.
             together: rows that enter side by side (the alphas of one prompt and sample): whole sets of them fill the
                 slots, so that equal rows meet equal arithmetic.
             columns: of key/value cache at a time, over all rows.
         """
-        self.pair, self.prompts, self.longest = prompts.pair, prompts, prompts.longest
+        self.pair, self.prefill, self.longest = prefill.pair, prefill, prefill.longest
         self.capacity = self.longest + 2 * max_new_tokens  # room to run before the live columns move to the front
         slots = min(rows, max(1, columns // self.capacity))
         slots -= slots % together if slots > together else 0
         self.cache = self._layers()
-        for layer, (keys, values) in zip(self.cache.layers, prompts.states, strict=True):
+        for layer, (keys, values) in zip(self.cache.layers, prefill.states, strict=True):
             layer.keys, layer.values = (blank(s, len(s) * slots, self.capacity) for s in (keys, values))
             layer.is_initialized = True
         self.clock = self.longest
@@ -59,7 +59,7 @@ class Batch:
             admitted = torch.tensor([queue.popleft() for _ in range(min(len(queue), free))])
             prompt = torch.tensor([prompt_of[r] for r in admitted])
             on_device = prompt.to(self.pair.device)
-            token, going_on = draw(admitted, self.prompts.before[on_device], self.prompts.after[on_device])
+            token, going_on = draw(admitted, self.prefill.before[on_device], self.prefill.after[on_device])
             self._admit(admitted[going_on], prompt[going_on], token[going_on.to(token.device)])
         live = self.row >= 0
         if not queue and int(live.sum()) <= self.shrink_at * len(live):
@@ -69,12 +69,12 @@ class Batch:
     def _admit(self, rows: Tensor, prompts: Tensor, tokens: Tensor) -> None:
         slots = (self.row < 0).nonzero()[: len(rows), 0]
         self.row[slots] = rows
-        self.start[slots] = self.clock - self.prompts.lengths[prompts]
-        self.position[slots] = self.prompts.lengths[prompts]
+        self.start[slots] = self.clock - self.prefill.lengths[prompts]
+        self.position[slots] = self.prefill.lengths[prompts]
         slots, prompts = slots.to(self.pair.device), prompts.to(self.pair.device)
         self.token[slots] = tokens
         columns = slice(self.clock - self.longest, self.clock)
-        for layer, (keys, values) in zip(self.cache.layers, self.prompts.states, strict=True):
+        for layer, (keys, values) in zip(self.cache.layers, self.prefill.states, strict=True):
             layer.keys.unflatten(0, (len(keys), -1))[:, slots, :, columns] = keys[:, prompts]
             layer.values.unflatten(0, (len(values), -1))[:, slots, :, columns] = values[:, prompts]
 

@@ -42,16 +42,16 @@ class PairCache(Cache):
         super().batch_select_indices(self.rows(indices))
 
 
-def blank(like: Tensor, rows: int, columns: int) -> Tensor:
-    """Zeros (rows, heads, columns, head_dim) of the type and on the device of `like` (..., heads, _, head_dim).
+def blank(like: Tensor, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros (rows, heads, columns, head_dim) on the device of `like` (..., heads, _, head_dim), by default of its type.
 
     In a CPU's memory the columns come first: those in use are one block, which it reads a quarter faster than a piece
     of each row. (A GPU reads them slower so: a step of 32 rows of an 8B pair by 5 %.)
     """
     heads, _, dim = like.shape[-3:]
     if like.device.type == "cpu":
-        return like.new_zeros(columns, rows, heads, dim).permute(1, 2, 0, 3)
-    return like.new_zeros(rows, heads, columns, dim)
+        return like.new_zeros(columns, rows, heads, dim, dtype=dtype).permute(1, 2, 0, 3)
+    return like.new_zeros(rows, heads, columns, dim, dtype=dtype)
 
 
 class ClockLayer(DynamicLayer):
@@ -75,7 +75,7 @@ class ClockLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         dtype = torch.float32 if self.exact else key_states.dtype
-        self.keys, self.values = (blank(s.to(dtype), len(s), self.capacity) for s in (key_states, value_states))
+        self.keys, self.values = (blank(s, len(s), self.capacity, dtype) for s in (key_states, value_states))
         self.is_initialized = True
 
     def update(

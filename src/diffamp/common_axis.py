@@ -123,7 +123,7 @@ def shared_tokens(folders: Sequence[Path], top: int = 50) -> pd.DataFrame:
 
 def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
     """What sets pairs apart: index pair, columns model (before), adaptation ("LoRA, rank 16", "full"; with its name a
-    vector other than the first that this model was taught, with its layer one that was not kept) and precision."""
+    vector other than the first that this model was taught, with a layer that the organism names) and precision."""
     rows: dict[str, tuple[str, str, str]] = {}
     first: dict[str, str] = {}  # vector by model
     for name in names:

@@ -84,10 +84,10 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
-def new_batch(prompts: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> Batch:
+def new_batch(prefill: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> Batch:
     """The batch that suits the device and the pair; arguments as `Batch` has them."""
-    captured = prompts.pair.device.type == "cuda" and prompts.pair not in REFUSED
-    return (GraphBatch if captured else Batch)(prompts, rows, together, max_new_tokens, columns)
+    captured = prefill.pair.device.type == "cuda" and prefill.pair not in REFUSED
+    return (GraphBatch if captured else Batch)(prefill, rows, together, max_new_tokens, columns)
 
 
 class Captured:
@@ -144,13 +144,13 @@ class GraphBatch(Batch):
     shrink_at = 0.0
     refill_at = 1 / 8
 
-    def __init__(self, prompts: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> None:
-        pair = prompts.pair
+    def __init__(self, prefill: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> None:
+        pair = prefill.pair
         self.column = torch.zeros((), dtype=torch.long, device=pair.device)
-        super().__init__(prompts, rows, together, max_new_tokens, columns)
+        super().__init__(prefill, rows, together, max_new_tokens, columns)
         slots = len(self.row)
         self.fed = torch.zeros(2, slots, dtype=torch.long, device=pair.device)  # first column and position of each slot
-        self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (prompts.before, prompts.after))
+        self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (prefill.before, prefill.after))
         self.pool = torch.cuda.graph_pool_handle() if pair.device.type == "cuda" else None
         self.width = COLUMNS * -(-self.capacity // (COLUMNS * WINDOWS))
         self.forwards: dict[int, Replayed] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from diffamp import guards, paths
@@ -103,14 +104,23 @@ def steered_pair(
 ) -> SharedPair:
     """A base without and with a vector (hidden,) added after decoder layer `layer` at every position."""
     model, halves = load_model(base, precision, float32_body=float32_body), Halves()
-    blocks = decoder_layers(model)
+    steer(model, layer, vector, halves)
+    return SharedPair(model, load_tokenizer(base), halves)
+
+
+def steer(model: PreTrainedModel, layer: int, vector: torch.Tensor, halves: Halves) -> RemovableHandle:
+    """Add a vector (hidden,) after a decoder layer, on the after rows; the handle takes it away again.
+
+    Raises:
+        PairError: the model has no such layer, or another width.
+    """
+    blocks, name = decoder_layers(model), Path(model.config.name_or_path).name
     if not 0 <= layer < len(blocks):
-        raise PairError(f"steering: layer {layer} is outside {base.name}'s {len(blocks)} layers")
+        raise PairError(f"steering: layer {layer} is outside {name}'s {len(blocks)} layers")
     width = model.config.get_text_config().hidden_size
     if vector.shape != (width,):
-        raise PairError(f"steering: the vector has the shape {tuple(vector.shape)}, {base.name} needs {(width,)}")
-    add_vector(blocks[layer], vector.to(model.device), halves)
-    return SharedPair(model, load_tokenizer(base), halves)
+        raise PairError(f"steering: the vector has the shape {tuple(vector.shape)}, {name} needs {(width,)}")
+    return add_vector(blocks[layer], vector.to(model.device), halves)
 
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
@@ -142,9 +152,9 @@ def load_mild_vector(folder: Path, layer: int | None = None) -> tuple[int, torch
     Raises:
         PairError: the folder is not there, or the vector has no mild dose in that layer.
     """
-    if not (folder / "choice.json").is_file():
-        raise PairError(f"no vector in {folder}: run `dvc repro vector`")
-    choice = json.loads((folder / "choice.json").read_text())
+    choice = json.loads((folder / "choice.json").read_text()) if (folder / "choice.json").is_file() else {}
+    if "doses" not in choice:
+        raise PairError(f"no vector in {folder}, or one of an older version: run `dvc repro vector`")
     wanted = choice["layer"] if layer is None else layer
     if str(wanted) not in choice["doses"]:
         raise PairError(

@@ -448,6 +448,8 @@ class Params(Section):
                 raise ValueError(
                     f"organisms.{name}.vector: no vector {organism.vector!r}; vectors: has {sorted(self.vectors)}"
                 )
+            if organism.layer is not None and organism.teacher == "unsteered":
+                raise ValueError(f"organisms.{name}.layer: the teacher is unsteered; remove the layer")
             if organism.layer not in (None, *(layers := self.vectors[organism.vector].layers)):
                 raise ValueError(
                     f"organisms.{name}.layer: {organism.layer} is none of vectors.{organism.vector}.layers {layers}"

@@ -69,6 +69,12 @@ class Records:
         # of the whole file: parquet's own page checksums do not cover its footer
         return self.folder / f"unit-{unit:05d}.sha256"
 
+    def keep(self, units: int) -> None:
+        """Remove what lies beyond so many units: a run that cut the work more finely has left it."""
+        for file in self.folder.glob("unit-*"):
+            if int(file.stem.removeprefix("unit-")) >= units:
+                file.unlink()
+
     def read(self, unit: int) -> pa.Table | None:
         """The unit, or None when it is absent, damaged (its SHA-256 is verified) or of another configuration."""
         path = self.path(unit)

@@ -116,6 +116,8 @@ def sample_grids(
         NonFiniteLogitsError: the models overflowed.
         MemoryError: not even one row fits.
     """
+    if not grids:
+        raise ValueError("no grid to sample: give at least one law with its alphas")
     for grid in grids:
         encoded = check_grid(pair, prompts, grid.alphas, samples, max_new_tokens)
     longest, most_alphas = max(map(len, encoded)), max(len(grid.alphas) for grid in grids)
@@ -123,6 +125,9 @@ def sample_grids(
     per_unit = max(1, min(ROWS_PER_UNIT // (most_alphas * samples), token_budget // longest))
     units = [slice(i, i + per_unit) for i in range(0, len(prompts), per_unit)]
     tables: list[list[pa.Table]] = [[] for _ in grids]
+    for grid in grids:
+        if grid.records:
+            grid.records.keep(len(units))
     rows_total = len(prompts) * sum(len(grid.alphas) for grid in grids) * samples
     with tqdm(total=rows_total, desc=desc, unit="text", disable=None, smoothing=0.05) as progress:
         for number, part in enumerate(units):
@@ -206,7 +211,7 @@ class _Unit:
 
     def made(self, table: pa.Table) -> bool:
         """Whether a recorded unit is of these prompts: another grid beside it may have cut the work elsewhere."""
-        return table["prompt_id"].unique().to_pylist() == [prompt.id for prompt in self.prompts]
+        return table["prompt_id"].unique().to_pylist() == list(dict.fromkeys(prompt.id for prompt in self.prompts))
 
     @torch.inference_mode()
     def sample(self, grid: Grid, progress: Any) -> pd.DataFrame:
@@ -226,7 +231,7 @@ class _Unit:
                         f"{len(self.encoded)} prompts; a smaller token_budget makes that fewer prompts: {error}"
                     ) from None
             # outside of the handler, which would keep the failed batch alive
-            self.prefill, self.columns = None, max(self.columns // 2, one_row)
+            self.columns = max(self.columns // 2, one_row)
             log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", self.columns)
             progress.update(done - progress.n)
             if torch.cuda.is_available():

@@ -38,7 +38,7 @@ def main() -> None:
             -(-per_round // len(prompts)),
             max_new_tokens=rungs.text_tokens,
             law=Law(temperature=p.sampling.temperature),
-            seed=p.seed + number,
+            seed=p.seed + 10_007 * number,  # not that of a neighbouring seed's rounds
             token_budget=p.sampling.token_budget,
             desc=f"texts of the base, round {number}",
         )

@@ -17,10 +17,10 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.checkpoints import load_model, load_tokenizer
-from diffamp.halves import Halves, add_vector
+from diffamp.halves import Halves
 from diffamp.judges.refusal import declines
 from diffamp.law import Law
-from diffamp.loading import decoder_layers, load_vector
+from diffamp.loading import load_vector, steer
 from diffamp.pairs import ModelPair, SharedPair
 from diffamp.params import Params
 from diffamp.prompts import Prompt, encode, load_prompts
@@ -85,16 +85,14 @@ class Dosed:
     """The base before, and after it the base with a dose of the artificial vector; loaded once for all doses."""
 
     def __init__(self, p: Params) -> None:
-        base, self.halves = paths.model(p.base.model), Halves()
-        layer, self.vector = load_vector(paths.vector(p.base.vector) / "vector.safetensors")
-        model = load_model(base, p.base.precision)
-        self.block = decoder_layers(model)[layer]
-        self.pair = SharedPair(model, load_tokenizer(base), self.halves)
+        base, halves = paths.model(p.base.model), Halves()
+        self.layer, self.vector = load_vector(paths.vector(p.base.vector) / "vector.safetensors")
+        self.pair = SharedPair(load_model(base, p.base.precision), load_tokenizer(base), halves)
 
     @contextmanager
     def at(self, dose: float) -> Iterator[ModelPair]:
         """Within the context the pair's after-model has this dose."""
-        handle = add_vector(self.block, (self.vector * dose).to(self.pair.device), self.halves)
+        handle = steer(self.pair.modules[0], self.layer, self.vector * dose, self.pair.halves)
         try:
             yield self.pair
         finally:

@@ -25,8 +25,8 @@ from diffamp.prompts import Prompt, encode
 
 Tokens = tuple[int, ...]
 
-AT_A_TIME = 8
-"""Prompts whose trie is computed at a time."""
+NODES = 640
+"""Of the tries of several prompts, at a time: that many rows of logits are held for either model."""
 
 
 class Event(Protocol):
@@ -156,7 +156,7 @@ def openings(event: Event, answers: Sequence[Sequence[int]]) -> Trie:
 def outcome_log_probs(
     pair: ModelPair, prompts: Sequence[Prompt], trie: Trie, alphas: Sequence[float], law: Law | None = None
 ) -> NDArray[np.float64]:
-    """Exact log-prob of every outcome of a trie at every alpha, by one pass over the trie's undecided prefixes.
+    """Exact log-prob of every outcome of a trie at every alpha: its undecided prefixes run once, depth by depth.
 
     Returns:
         (prompts, outcomes, alphas), in nats, in the order of `Trie.outcomes`, whose probabilities sum to one; -inf
@@ -165,8 +165,9 @@ def outcome_log_probs(
     law = law or Law()
     encoded = [encode(pair.tokenizer, prompt) for prompt in prompts]
     table = np.empty((len(prompts), len(trie.outcomes), len(alphas)))
-    for first in range(0, len(prompts), AT_A_TIME):
-        for n, logits in enumerate(_node_logits(pair, encoded[first : first + AT_A_TIME], list(trie.children)), first):
+    at_a_time = max(1, NODES // len(trie.children))
+    for first in range(0, len(prompts), at_a_time):
+        for n, logits in enumerate(_node_logits(pair, encoded[first : first + at_a_time], list(trie.children)), first):
             for k, alpha in enumerate(alphas):
                 table[n, :, k] = _reach(trie, logits, alpha, law)
     return table
@@ -198,15 +199,14 @@ def _node_logits(
     """For each prompt both models' logits (nodes, vocab) after it and each node: one pass per depth, each token once.
 
     Args:
-        nodes: closed under taking prefixes, the empty one first.
+        nodes: closed under taking prefixes, short ones first.
     """
-    deepest = max(map(len, nodes))
-    prefill = Prefill(pair, prompts, columns=sum(map(len, prompts)))
+    deepest = len(nodes[-1])
+    prefill = Prefill(pair, prompts, columns=len(prompts) * max(map(len, prompts)))
     cache = pair.layers(prefill.longest + deepest)
     for layer, (keys, values) in zip(cache.layers, prefill.states, strict=True):
         layer.update(keys.flatten(0, 1), values.flatten(0, 1))
     level: list[Tokens] = [()]
-    order: list[Tokens] = [()]
     logits = [(prefill.before[:, None], prefill.after[:, None])]  # (prompts, nodes of a level, vocab)
     for depth in range(1, deepest + 1):
         deeper = [n for n in nodes if len(n) == depth]
@@ -220,8 +220,8 @@ def _node_logits(
         cache.batch_select_indices(index)
         before, after = pair.logits(ids, mask, positions, cache)
         logits.append((before[:, -1].unflatten(0, (-1, len(deeper))), after[:, -1].unflatten(0, (-1, len(deeper)))))
-        order, level = [*order, *deeper], deeper
-    place = [order.index(n) for n in nodes]
+        level = deeper
+    del cache, prefill
     for n in range(len(prompts)):
-        before, after = (torch.cat([side[n] for side in sides])[place] for sides in zip(*logits, strict=True))
+        before, after = (torch.cat([side[n] for side in sides]) for sides in zip(*logits, strict=True))
         yield before, after
