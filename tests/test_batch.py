@@ -69,8 +69,8 @@ def test_rows_of_one_prompt_enter_together(together: int) -> None:
     pair = family_pair("llama")[0]
     encoded = [encode(pair.tokenizer, p.text) for p in PROMPTS]
     columns = 11 * (max(map(len, encoded)) + 2 * NEW)
-    batch = Batch(Prefill(pair, encoded, columns), 100, together, NEW, columns)
-    assert len(batch.row) == {1: 11, 3: 9, 4: 8}[together]
+    batch = Batch(Prefill(pair, encoded, columns), [(0, [n]) for n in range(100)], together, NEW, columns)
+    assert batch.most == {1: 11, 3: 9, 4: 8}[together]
 
 
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
@@ -86,7 +86,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     class Small(Batch):
         def step(self, draw: Any) -> None:
             if len(tried) < 4 and self.clock > self.longest + 2:  # in the middle of the work
-                tried.append(len(self.row))
+                tried.append(self.most)
                 raise error
             super().step(draw)
 

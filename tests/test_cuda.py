@@ -137,7 +137,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, ca
     class Small(GraphBatch):
         def step(self, draw: Any) -> None:
             if len(tried) < 2 and self.clock > self.longest + 4:  # behind the capture
-                tried.append(len(self.row))
+                tried.append(self.most)
                 raise RuntimeError("CUDA error: out of memory")
             super().step(draw)
 

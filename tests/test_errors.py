@@ -185,7 +185,7 @@ def refusal(kind: type[Exception], *words: str) -> Iterator[None]:
 def test_the_checkout_is_right(name: str) -> None:
     """Every case below spoils one thing of it."""
     sample.main(name)
-    assert len(list(paths.samples(name).glob("none/unit-*.parquet"))) == 1
+    assert len(list(paths.samples(name).glob("unit-*.parquet"))) == 1
 
 
 def remove(path: str) -> Callable[[Path], None]:

@@ -48,7 +48,8 @@ def test_rows_enter_several_at_a_time(windows: list[int], monkeypatch: pytest.Mo
     admit = GraphBatch._admit
 
     def recorded(self: GraphBatch, *args: Any) -> None:
-        free.append(int((self.row < 0).sum()))
+        if args[0]:
+            free.append(int((~self._used()).sum()))
         admit(self, *args)
 
     monkeypatch.setattr(GraphBatch, "_admit", recorded)

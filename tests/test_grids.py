@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import pandas as pd
 import pytest
 from conftest import separate, tiny_tokenizer
-from pandas.testing import assert_frame_equal
 from test_batch import passes
-from test_sampling import ALPHAS, NEW, PROMPTS
+from test_sampling import ALPHAS, NEW, PROMPTS, assert_same
+from torch import Tensor
 
-from diffamp import sampling
+from diffamp import graphs
+from diffamp.batch import Batch
+from diffamp.graphs import GraphBatch
 from diffamp.guards import Plausibility
 from diffamp.law import Law
-from diffamp.records import Records, read_units
 from diffamp.sampling import Grid, sample_grid, sample_grids
 
-GRIDS = [Grid(Law(), ALPHAS), Grid(Law(Plausibility(0.3), 0.7), ALPHAS[1:])]
+GRIDS = {"none": Grid(Law(), ALPHAS), "plausible": Grid(Law(Plausibility(0.3), 0.7), ALPHAS[1:])}
 SETTINGS = {"max_new_tokens": NEW, "seed": 5, "token_budget": 400}
+"""Six slots."""
 
 
-def test_each_grid_is_what_it_is_alone_and_prompts_are_prefilled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_grid_is_what_it_is_alone_and_prompts_are_prefilled_once(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = separate("llama", tiny_tokenizer())
-    alone = [sample_grid(pair, PROMPTS, g.alphas, 2, law=g.law, **SETTINGS) for g in GRIDS]
+    alone = [sample_grid(pair, PROMPTS, g.alphas, 2, law=g.law, **SETTINGS, shared=False) for g in GRIDS.values()]
+    expected = pd.concat([f.assign(guard=name) for name, f in zip(GRIDS, alone, strict=True)], ignore_index=True)
     seen = passes(pair, monkeypatch)
-    together = sample_grids(pair, PROMPTS, GRIDS, 2, **SETTINGS)
-    for found, expected in zip(together, alone, strict=True):
-        assert_frame_equal(found, expected)
+    found = sample_grids(pair, PROMPTS, GRIDS, 2, **SETTINGS, shared=shared)
+    assert found.guard.tolist() == expected.guard.tolist()
+    assert_same(found, expected)
     assert sum(rows for rows, positions in seen if positions > 1) == len(PROMPTS)
 
 
-def test_a_unit_cut_elsewhere_is_sampled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("budget", [1, 120, 400, 100_000])
+@pytest.mark.parametrize("batch", [Batch, GraphBatch])
+def test_what_rows_have_in_common_is_decoded_once(
+    batch: type[Batch], budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = separate("llama", tiny_tokenizer())
+    expected = sample_grids(pair, PROMPTS, GRIDS, 3, **SETTINGS, shared=False)
+    used: list[int] = []
+    forward = batch._forward
 
-    def recorded(name: str) -> Grid:
-        return Grid(Law(), ALPHAS, Records(tmp_path / name, {"seed": 5}))
+    def recorded(self: Batch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        used.append(int(slots.sum()))
+        return forward(self, slots)
 
-    monkeypatch.setattr(sampling, "ROWS_PER_UNIT", 2 * len(ALPHAS))
-    (expected,) = sample_grids(pair, PROMPTS, [recorded("grid")], 2, **SETTINGS)  # one prompt in a unit
-    wider = Grid(Law(Plausibility()), [float(a) for a in range(2 * len(ALPHAS))])
-    monkeypatch.setattr(sampling, "ROWS_PER_UNIT", 8 * len(ALPHAS))
-    found, _ = sample_grids(pair, PROMPTS, [recorded("grid"), wider], 2, **SETTINGS)  # two
-    key = ["prompt_id", "alpha", "sample", "text"]
-    assert_frame_equal(found[key], expected[key])
-    assert_frame_equal(read_units(tmp_path / "grid")[key], expected[key])  # no unit of the finer cut is left
+    monkeypatch.setattr(batch, "_forward", recorded)
+    monkeypatch.setattr(graphs, "Batch", batch)
+    found = sample_grids(pair, PROMPTS, GRIDS, 3, **SETTINGS | {"token_budget": budget})
+    assert_same(found, expected)
+    histories = {(row.prompt_id, *row.tokens[:n]) for row in found.itertuples() for n in range(1, len(row.tokens))}
+    assert sum(used) == len(histories) < found.tokens.map(len).sum() - len(found)
 
 
 def test_no_grid_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one law"):
-        sample_grids(separate("llama", tiny_tokenizer()), PROMPTS, [], 2, **SETTINGS)
+        sample_grids(separate("llama", tiny_tokenizer()), PROMPTS, {}, 2, **SETTINGS)

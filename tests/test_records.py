@@ -51,7 +51,7 @@ def run(folder: Path, kill_at: tuple[str, int] | None = None, delay: float | Non
         setattr(owner, name, counted)
     if delay is not None:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    records = Records(folder, sampling.configuration(PROMPTS, ALPHAS, SAMPLES, law, seed=1))
+    records = Records(folder, sampling.configuration(PROMPTS, {"": sampling.Grid(law, ALPHAS)}, SAMPLES, seed=1))
     sampling.sample_grid(pair, PROMPTS, ALPHAS, SAMPLES, max_new_tokens=12, law=law, seed=1, records=records)
     os._exit(0)  # a timer that is still ticking is of no more interest
 

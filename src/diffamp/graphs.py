@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from diffamp.batch import Batch
+from diffamp.batch import Batch, Group
 from diffamp.cache import DeviceClockLayer, PairCache
 from diffamp.pairs import ModelPair
 from diffamp.prefill import Prefill
@@ -84,10 +84,10 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
-def new_batch(prefill: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> Batch:
+def new_batch(prefill: Prefill, groups: Sequence[Group], together: int, max_new_tokens: int, columns: int) -> Batch:
     """The batch that suits the device and the pair; arguments as `Batch` has them."""
     captured = prefill.pair.device.type == "cuda" and prefill.pair not in REFUSED
-    return (GraphBatch if captured else Batch)(prefill, rows, together, max_new_tokens, columns)
+    return (GraphBatch if captured else Batch)(prefill, groups, together, max_new_tokens, columns)
 
 
 class Captured:
@@ -144,13 +144,15 @@ class GraphBatch(Batch):
     shrink_at = 0.0
     refill_at = 1 / 8
 
-    def __init__(self, prefill: Prefill, rows: int, together: int, max_new_tokens: int, columns: int) -> None:
+    def __init__(
+        self, prefill: Prefill, groups: Sequence[Group], together: int, max_new_tokens: int, columns: int
+    ) -> None:
         pair = prefill.pair
         self.column = torch.zeros((), dtype=torch.long, device=pair.device)
-        super().__init__(prefill, rows, together, max_new_tokens, columns)
-        slots = len(self.row)
-        self.fed = torch.zeros(2, slots, dtype=torch.long, device=pair.device)  # first column and position of each slot
-        self.before, self.after = (p.new_empty(slots, p.shape[-1]) for p in (prefill.before, prefill.after))
+        super().__init__(prefill, groups, together, max_new_tokens, columns)
+        # first column and position of each slot
+        self.fed = torch.zeros(2, self.most, dtype=torch.long, device=pair.device)
+        self.before, self.after = (p.new_empty(self.most, p.shape[-1]) for p in (prefill.before, prefill.after))
         self.pool = torch.cuda.graph_pool_handle() if pair.device.type == "cuda" else None
         self.width = COLUMNS * -(-self.capacity // (COLUMNS * WINDOWS))
         self.forwards: dict[int, Replayed] = {}
@@ -158,12 +160,11 @@ class GraphBatch(Batch):
     def _layers(self) -> PairCache:
         return self.pair.layers(self.capacity, self.column)
 
-    def _forward(self, live: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, used: Tensor) -> tuple[Tensor, Tensor]:
         window = min(self.capacity, self.width * -(-(self.clock + 1) // self.width))
         run = partial(self._run_window, window)
-        # a free slot sees only the column it writes, at a position that every model knows
-        start = torch.where(live, self.start, self.clock)
-        self.fed.copy_(torch.stack([start, torch.where(live, self.position, 0)]))
+        start = torch.where(used, self.start, self.clock)  # a free slot sees only the column it writes
+        self.fed.copy_(torch.stack([start, self._position(used)]))
         self.column.fill_(self.clock)
         if self.pool is None or self.pair in REFUSED:
             run()

@@ -228,18 +228,18 @@ class KLCap(Guard):
         rows = after.shape[:-1]
         asked = _per_row(alpha, after[..., 0]).expand(rows).flatten()
         after = after.flatten(0, -2) / self.temperature  # (rows, vocab)
-        difference = after - before.flatten(0, -2) / self.temperature
+        path = _Path(after, after - before.flatten(0, -2) / self.temperature)
         capped = asked.clone()
-        over = (_kl(after, difference, asked)[0] > self.nats * (1 + self.tolerance)).nonzero()[:, 0]
+        over = (path.kl(asked)[0] > self.nats * (1 + self.tolerance)).nonzero()[:, 0]
         if len(over):
-            capped[over] = self._root(after[over], difference[over], asked[over])
+            capped[over] = self._root(_Path(path.after[over], path.difference[over]), asked[over])
         return capped.view(rows)
 
-    def _root(self, after: Tensor, difference: Tensor, asked: Tensor) -> Tensor:
+    def _root(self, path: _Path, asked: Tensor) -> Tensor:
         sign, low, high = asked.sign(), torch.zeros_like(asked), asked.abs()
         guess = high / 2
         for _ in range(50):
-            kl, variance = _kl(after, difference, sign * guess)
+            kl, variance = path.kl(sign * guess)
             if ((kl - self.nats).abs() <= self.tolerance * self.nats).all():
                 break
             low, high = torch.where(kl < self.nats, guess, low), torch.where(kl < self.nats, high, guess)
@@ -250,13 +250,25 @@ class KLCap(Guard):
         return sign * guess
 
 
-def _kl(after: Tensor, difference: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(p_alpha || p_after) and the variance of the difference under p_alpha: both (rows,)."""
-    amplified = after + alpha[:, None] * difference
-    p = amplified.softmax(-1)
-    mean = torch.linalg.vecdot(p, difference)
-    variance = torch.linalg.vecdot(p, (difference - mean[:, None]).square_())
-    return (alpha * mean - amplified.logsumexp(-1) + after.logsumexp(-1)).clamp(min=0), variance
+class _Path:
+    """The laws p_alpha, proportional to p_after * exp(alpha * d), as alpha varies; everything (rows, vocab)."""
+
+    def __init__(self, after: Tensor, difference: Tensor) -> None:
+        p = after.softmax(-1)
+        self.after = after
+        self.log_normaliser = after.amax(-1) - p.amax(-1).log()
+        # a constant in the difference changes no law; without it the variance below loses no digits
+        self.difference = difference - torch.linalg.vecdot(p, difference)[:, None]
+        self.square = self.difference.square()
+
+    def kl(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(p_alpha || p_after) and the variance of d under p_alpha: both (rows,)."""
+        amplified = torch.addcmul(self.after, alpha[:, None], self.difference)
+        p = amplified.softmax(-1)
+        mean = torch.linalg.vecdot(p, self.difference)
+        variance = torch.linalg.vecdot(p, self.square) - mean.square()
+        log_normaliser = amplified.amax(-1) - p.amax(-1).log()
+        return (alpha * mean - log_normaliser + self.log_normaliser).clamp(min=0), variance.clamp(min=0)
 
 
 @dataclass(frozen=True)

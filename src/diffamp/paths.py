@@ -103,6 +103,11 @@ def transfer(pair: str) -> Path:
     return find_root() / "artifacts" / "transfer" / pair
 
 
+def refusal_classifier() -> Path:
+    """Coefficients of the judge of refusals."""
+    return find_root() / "artifacts" / "refusal-classifier.json"
+
+
 def judged(pair: str) -> Path:
     return find_root() / "artifacts" / "judged" / f"{pair}.parquet"
 

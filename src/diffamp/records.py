@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ SCHEMA_VERSION = 1
 def read_units(folder: Path) -> pd.DataFrame:
     """All samples that a finished run left in a folder of `Records`, in order."""
     return pd.concat([pd.read_parquet(unit) for unit in sorted(folder.glob("unit-*.parquet"))], ignore_index=True)
+
+
+def by_guard(frame: pd.DataFrame, guards: Iterable[str]) -> pd.DataFrame:
+    """The samples of these guards, guard after guard."""
+    return pd.concat([frame[frame.guard == guard] for guard in guards], ignore_index=True)
 
 
 class RecordsError(RuntimeError):
@@ -68,12 +73,6 @@ class Records:
     def _digest(self, unit: int) -> Path:
         # of the whole file: parquet's own page checksums do not cover its footer
         return self.folder / f"unit-{unit:05d}.sha256"
-
-    def keep(self, units: int) -> None:
-        """Remove what lies beyond so many units: a run that cut the work more finely has left it."""
-        for file in self.folder.glob("unit-*"):
-            if int(file.stem.removeprefix("unit-")) >= units:
-                file.unlink()
 
     def read(self, unit: int) -> pa.Table | None:
         """The unit, or None when it is absent, damaged (its SHA-256 is verified) or of another configuration."""

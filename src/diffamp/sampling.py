@@ -1,7 +1,7 @@
-"""Samples from the amplified difference: prompts x alphas x samples, in one batch that never idles.
+"""Samples from the amplified difference: prompts x laws x alphas x samples, in one batch that never idles.
 
-Every distinct prompt is prefilled once for all its laws, alphas and samples. Rows of different prompts and alphas share
-a batch; a finished row leaves and the next one takes its place (`diffamp.batch`).
+Every distinct prompt is prefilled once for all its rows, and rows of it that have drawn the same tokens are decoded
+once. Rows of different prompts share a batch; a finished row leaves and what waits takes its place (`diffamp.batch`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
 from diffamp.prefill import Prefill
 from diffamp.prompts import Prompt, encode
-from diffamp.records import Records
+from diffamp.records import Records, by_guard
 
 ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
@@ -43,27 +43,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One text to be sampled."""
-
-    prompt: int
-    alpha: float
-    sample: int
-
-
-class NonFiniteLogitsError(FloatingPointError):
-    """A model gave NaN or infinite logits; the message names prompt, alpha and step."""
-
-
-@dataclass(frozen=True)
 class Grid:
     """What is sampled for every prompt: one law at several strengths."""
 
     law: Law
     alphas: Sequence[float]
     """Without a guard -1 is the before-model, 0 the after-model."""
-    records: Records | None = None
-    """Where units are kept and resumed from; None keeps everything in memory."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to be sampled."""
+
+    grid: int
+    prompt: int
+    sample: int
+    alpha: float
+
+
+class NonFiniteLogitsError(FloatingPointError):
+    """A model gave NaN or infinite logits; the message names prompt, alpha and step."""
 
 
 def sample_grid(
@@ -77,39 +76,54 @@ def sample_grid(
     seed: int = 0,
     token_budget: int = 8192,
     records: Records | None = None,
+    shared: bool = True,
     desc: str = "sampling",
 ) -> pd.DataFrame:
     """`sample_grids` of one law: `samples` texts for every prompt and every alpha."""
-    grid = Grid(law or Law(), alphas, records)
-    frames = sample_grids(
-        pair, prompts, [grid], samples, max_new_tokens=max_new_tokens, seed=seed, token_budget=token_budget, desc=desc
+    frame = sample_grids(
+        pair,
+        prompts,
+        {"": Grid(law or Law(), alphas)},
+        samples,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        token_budget=token_budget,
+        records=records,
+        shared=shared,
+        desc=desc,
     )
-    return frames[0]
+    return frame.drop(columns="guard")
 
 
 def sample_grids(
     pair: ModelPair,
     prompts: Sequence[Prompt],
-    grids: Sequence[Grid],
+    grids: Mapping[str, Grid],
     samples: int,
     *,
     max_new_tokens: int,
     seed: int = 0,
     token_budget: int = 8192,
+    records: Records | None = None,
+    shared: bool = True,
     desc: str = "sampling",
-) -> list[pd.DataFrame]:
-    """Sample `samples` texts for every prompt, law and alpha; each prompt is prefilled once for all of them.
+) -> pd.DataFrame:
+    """Sample `samples` texts for every prompt, law and alpha, all side by side.
 
     Args:
         prompts: encoded with the tokenizer's chat template where it has one and the prompt is not raw.
+        grids: by the name of their guard.
         max_new_tokens: a row ends there or at an end token.
-        seed: of the coupled noise (`diffamp.noise`).
-        token_budget: columns of key/value cache in a batch, over all rows (the prompts' own states take as many again
-            at the most); sets the number of rows. Halved, with a warning, when memory runs out.
+        seed: of the coupled noise (`diffamp.noise`): all laws and alphas of a prompt and sample have the same luck.
+        token_budget: columns of key/value cache in a batch, over all slots (the prompts' own states take as many again
+            at the most); sets the number of slots. Halved, with a warning, when memory runs out.
+        records: where units are kept and resumed from; None keeps everything in memory.
+        shared: rows of a prompt are decoded together for as long as they draw the same tokens. False runs each on its
+            own, so that each costs its own forward tokens.
 
     Returns:
-        For each grid one row per text: prompt_id, category, prompt, alpha, sample, text, finish ("end" or "length"),
-        tokens and the five per-token lists of `PER_TOKEN`.
+        One row per text, grid after grid: guard, prompt_id, category, prompt, alpha, sample, text, finish ("end" or
+        "length"), tokens and the five per-token lists of `PER_TOKEN`.
 
     Raises:
         ValueError: an alpha that is not finite, a prompt that does not fit the context.
@@ -118,40 +132,34 @@ def sample_grids(
     """
     if not grids:
         raise ValueError("no grid to sample: give at least one law with its alphas")
-    for grid in grids:
+    for grid in grids.values():
         encoded = check_grid(pair, prompts, grid.alphas, samples, max_new_tokens)
-    longest, most_alphas = max(map(len, encoded)), max(len(grid.alphas) for grid in grids)
+    per_prompt = samples * sum(len(grid.alphas) for grid in grids.values())
     # the states of all prompts of a unit are held beside the batch: no more columns than the batch itself may have
-    per_unit = max(1, min(ROWS_PER_UNIT // (most_alphas * samples), token_budget // longest))
-    units = [slice(i, i + per_unit) for i in range(0, len(prompts), per_unit)]
-    tables: list[list[pa.Table]] = [[] for _ in grids]
-    for grid in grids:
-        if grid.records:
-            grid.records.keep(len(units))
-    rows_total = len(prompts) * sum(len(grid.alphas) for grid in grids) * samples
-    with tqdm(total=rows_total, desc=desc, unit="text", disable=None, smoothing=0.05) as progress:
-        for number, part in enumerate(units):
-            unit = _Unit(pair, prompts[part], encoded[part], samples, max_new_tokens, seed, token_budget)
-            for grid, parts in zip(grids, tables, strict=True):
-                table = grid.records.read(number) if grid.records else None
-                if table is None or not unit.made(table):
-                    table = pa.Table.from_pandas(unit.sample(grid, progress), preserve_index=False)
-                    if grid.records:
-                        grid.records.write(number, table)
-                else:
-                    progress.update(table.num_rows)
-                parts.append(table.replace_schema_metadata(None))
-            token_budget = unit.columns
-    return [pa.concat_tables(parts).to_pandas() for parts in tables]
+    per_unit = max(1, min(ROWS_PER_UNIT // per_prompt, token_budget // max(map(len, encoded))))
+    tables = []
+    with tqdm(total=len(prompts) * per_prompt, desc=desc, unit="text", disable=None, smoothing=0.05) as progress:
+        for number, i in enumerate(range(0, len(prompts), per_unit)):
+            table = records.read(number) if records else None
+            if table is None:
+                part = slice(i, i + per_unit)
+                unit = _Unit(pair, prompts[part], encoded[part], grids, samples, max_new_tokens, seed, shared)
+                frame, token_budget = unit.sample(token_budget, progress)
+                table = pa.Table.from_pandas(frame, preserve_index=False)
+                if records:
+                    records.write(number, table)
+            else:
+                progress.update(table.num_rows)
+            tables.append(table.replace_schema_metadata(None))
+    return by_guard(pa.concat_tables(tables).to_pandas(), grids)
 
 
-def configuration(prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, law: Law, **rest: Any) -> dict:
+def configuration(prompts: Sequence[Prompt], grids: Mapping[str, Grid], samples: int, **rest: Any) -> dict:
     """What the bytes of a grid depend on, for `Records`."""
     return {
         "prompts": [asdict(p) for p in prompts],
-        "alphas": list(alphas),
+        "grids": {name: {"law": repr(grid.law), "alphas": list(grid.alphas)} for name, grid in grids.items()},
         "samples": samples,
-        "law": repr(law),
         "threads": torch.get_num_threads(),
         "rows_per_unit": ROWS_PER_UNIT,
         "code": _digest_of_code(),
@@ -189,123 +197,137 @@ def check_grid(
 
 
 class _Unit:
-    """One unit of work: some prompts, the luck of their samples, and their states while grids go on from them."""
+    """One unit of work: some prompts, every row of them, and what has been drawn for each."""
 
     def __init__(
         self,
         pair: ModelPair,
         prompts: Sequence[Prompt],
         encoded: Sequence[list[int]],
+        grids: Mapping[str, Grid],
         samples: int,
         max_new_tokens: int,
         seed: int,
-        columns: int,
+        shared: bool,
     ) -> None:
-        self.pair, self.prompts, self.encoded, self.samples = pair, prompts, encoded, samples
-        self.max_new_tokens, self.columns = max_new_tokens, columns
-        self.luck = np.array(
-            [[uniforms(seed, prompt.key, s, max_new_tokens) for s in range(samples)] for prompt in prompts]
-        )  # (prompts, samples, steps)
+        self.pair, self.prompts, self.encoded, self.grids = pair, prompts, encoded, grids
+        self.rows = [
+            Row(g, p, s, float(a))
+            for g, grid in enumerate(grids.values())
+            for p in range(len(prompts))
+            for s in range(samples)
+            for a in grid.alphas
+        ]
+        numbers = range(len(self.rows))
+        if shared:
+            of: dict[int, list[int]] = {}
+            for n in numbers:
+                of.setdefault(self.rows[n].prompt, []).append(n)
+            self.groups, self.together = list(of.items()), 1
+        else:
+            self.groups = [(self.rows[n].prompt, [n]) for n in numbers]
+            self.together = max(len(grid.alphas) for grid in grids.values())
+        luck = {
+            (p, s): uniforms(seed, prompt.key, s, max_new_tokens)
+            for p, prompt in enumerate(prompts)
+            for s in range(samples)
+        }
+        self.uniform = torch.tensor(np.stack([luck[r.prompt, r.sample] for r in self.rows]))  # (rows, steps)
+        self.alpha = torch.tensor([r.alpha for r in self.rows], dtype=torch.float32)
+        self.grid = torch.tensor([r.grid for r in self.rows])
         self.ends = np.array(pair.end_tokens, dtype=np.int64)
-        self.prefill: Prefill | None = None
+        self._blank()
 
-    def made(self, table: pa.Table) -> bool:
-        """Whether a recorded unit is of these prompts: another grid beside it may have cut the work elsewhere."""
-        return table["prompt_id"].unique().to_pylist() == list(dict.fromkeys(prompt.id for prompt in self.prompts))
+    def _blank(self) -> None:
+        self.tokens = np.zeros(self.uniform.shape, dtype=np.int64)
+        self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
+        self.lengths = np.zeros(len(self.rows), dtype=np.int64)
+        self.finish = np.full(len(self.rows), "length", dtype=object)
 
     @torch.inference_mode()
-    def sample(self, grid: Grid, progress: Any) -> pd.DataFrame:
-        """Draw every row of a grid. `columns` falls to what of cache fitted into memory."""
-        done = progress.n
+    def sample(self, columns: int, progress: Any) -> tuple[pd.DataFrame, int]:
+        """Draw every row; also what of `columns` of cache fitted into memory."""
+        done, longest = progress.n, self.tokens.shape[1]
         while True:
             try:
-                self.prefill = self.prefill or Prefill(self.pair, self.encoded, self.columns)
-                return _Texts(self, grid).draw_from(self.prefill, progress)
+                prefill = Prefill(self.pair, self.encoded, columns)
+                batch = new_batch(prefill, self.groups, self.together, longest, columns)
+                laws = [Captured(grid.law.draw, batch.most) for grid in self.grids.values()]
+                batch.run(partial(self._draw, laws, batch.most, progress))
+                return self._frame(), columns
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                one_row = max(map(len, self.encoded)) + self.max_new_tokens
-                if self.columns <= one_row:
+                one_row = max(map(len, self.encoded)) + longest
+                if columns <= one_row:
                     raise MemoryError(
                         f"not even one row of {one_row} tokens fits into memory beside the model and the states of "
                         f"{len(self.encoded)} prompts; a smaller token_budget makes that fewer prompts: {error}"
                     ) from None
             # outside of the handler, which would keep the failed batch alive
-            self.columns = max(self.columns // 2, one_row)
-            log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", self.columns)
+            columns = max(columns // 2, one_row)
+            log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", columns)
             progress.update(done - progress.n)
+            self._blank()
             if torch.cuda.is_available():
                 gc.collect()
                 torch.cuda.empty_cache()
 
+    def _draw(
+        self,
+        laws: Sequence[Captured],
+        most: int,
+        progress: Any,
+        rows: Tensor,
+        before: Tensor,
+        after: Tensor,
+        line: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw for each row under its own law, at most `most` at a time, and record it: a `diffamp.batch.Draw`."""
+        index = rows.numpy()
+        step = torch.from_numpy(self.lengths[index])
+        device = before.device
+        at, u = (t.to(device, non_blocking=True) for t in (line, self.uniform[rows, step]))
+        drawn = torch.empty(len(rows), dtype=torch.long, device=device)
+        score = torch.empty(len(rows), len(PER_TOKEN), device=device)
+        for number, (grid, law) in enumerate(zip(self.grids.values(), laws, strict=True)):
+            for own in (self.grid[rows] == number).nonzero()[:, 0].split(most):
+                alpha = grid.law.alpha_at(self.alpha[rows[own]], step[own]).float().to(device, non_blocking=True)
+                own = own.to(device, non_blocking=True)
+                drawn[own], score[own] = law(before[at[own]], after[at[own]], alpha, u[own])
+        going_on = self._record(index, drawn.cpu().numpy(), score.cpu().numpy())
+        progress.update(int((~going_on).sum()))
+        return torch.from_numpy(self.tokens[index, step]), torch.from_numpy(going_on)
 
-class _Texts:
-    """The rows of one grid over a unit's prompts, and what has been drawn for them."""
-
-    def __init__(self, unit: _Unit, grid: Grid) -> None:
-        self.unit, self.law, self.together = unit, grid.law, len(grid.alphas)
-        self.rows = [
-            Row(p, float(a), s) for p in range(len(unit.prompts)) for s in range(unit.samples) for a in grid.alphas
-        ]
-        self.alpha = torch.tensor([r.alpha for r in self.rows], dtype=torch.float32)
-        self.uniform = torch.tensor(unit.luck[[r.prompt for r in self.rows], [r.sample for r in self.rows]])
-        self.tokens = np.zeros(self.uniform.shape, dtype=np.int64)  # (rows, steps)
-        self.scores = np.zeros((*self.tokens.shape, len(PER_TOKEN)), dtype=np.float32)
-        self.lengths = np.zeros(len(self.rows), dtype=np.int64)
-        self.finish = np.full(len(self.rows), "length", dtype=object)
-
-    def draw_from(self, prefill: Prefill, progress: Any) -> pd.DataFrame:
-        """Draw all, as many at a time as the unit's columns allow."""
-        unit = self.unit
-        batch = new_batch(prefill, len(self.rows), self.together, unit.max_new_tokens, unit.columns)
-        law = Captured(self.law.draw, len(batch.row))
-
-        def draw(which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-            drawn, going_on = self._draw(law, which, before, after)
-            progress.update(int((~going_on).sum()))
-            return drawn, going_on
-
-        queue = deque(range(len(self.rows)))
-        while batch.refill(queue, [r.prompt for r in self.rows], draw):
-            batch.step(draw)
-        return self.frame()
-
-    def _draw(self, law: Captured, which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw, record, and say which rows go on. `which` (rows,) indexes the unit's rows."""
-        index = which.numpy()
-        step = self.lengths[index]
-        u = self.uniform[which, torch.from_numpy(step)]
-        alpha = self.law.alpha_at(self.alpha[which], torch.from_numpy(step)).float()
-        alpha, u = (t.to(before.device, non_blocking=True) for t in (alpha, u))
-        drawn, score = law(before, after, alpha, u)
-        tokens = drawn.cpu().numpy()
-        ended = np.isin(tokens, self.unit.ends)
-        self.tokens[index, step] = tokens
-        self.scores[index, step] = score.cpu().numpy()
-        finite = np.isfinite(self.scores[index, step, :3]).all(-1)
+    def _record(self, rows: np.ndarray, drawn: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Keep what was drawn; which rows go on."""
+        step = self.lengths[rows]
+        self.tokens[rows, step], self.scores[rows, step] = drawn, score
+        finite = np.isfinite(score[:, :3]).all(-1)
         if not finite.all():
             bad = int((~finite).argmax())
-            row = self.rows[index[bad]]
+            row = self.rows[rows[bad]]
             raise NonFiniteLogitsError(
-                f"logits are not finite at prompt {self.unit.prompts[row.prompt].id!r}, "
-                f"alpha {row.alpha}, step {step[bad]}"
+                f"logits are not finite at prompt {self.prompts[row.prompt].id!r}, alpha {row.alpha}, step {step[bad]}"
             )
-        self.lengths[index] += 1
-        self.finish[index[ended]] = "end"
-        return drawn, torch.from_numpy(~ended & (self.lengths[index] < self.tokens.shape[1]))
+        self.lengths[rows] += 1
+        ended = np.isin(drawn, self.ends)
+        self.finish[rows[ended]] = "end"
+        return ~ended & (self.lengths[rows] < self.tokens.shape[1])
 
-    def frame(self) -> pd.DataFrame:
-        """One line per row, as `sample_grid` returns it."""
-        prompts = [self.unit.prompts[r.prompt] for r in self.rows]
+    def _frame(self) -> pd.DataFrame:
+        """One line per row, as `sample_grids` returns it."""
+        names, prompts = list(self.grids), [self.prompts[r.prompt] for r in self.rows]
         kept = [tokens[:n] for tokens, n in zip(self.tokens, self.lengths, strict=True)]
         frame = pd.DataFrame(
             {
+                "guard": [names[r.grid] for r in self.rows],
                 "prompt_id": [p.id for p in prompts],
                 "category": [p.category for p in prompts],
                 "prompt": [p.text for p in prompts],
                 "alpha": [r.alpha for r in self.rows],
                 "sample": [r.sample for r in self.rows],
-                "text": self.unit.pair.tokenizer.batch_decode(kept, skip_special_tokens=True),
+                "text": self.pair.tokenizer.batch_decode(kept, skip_special_tokens=True),
                 "finish": self.finish,
                 "tokens": kept,
             }

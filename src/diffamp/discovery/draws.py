@@ -87,6 +87,7 @@ def draw(
             law=drawing.law,
             seed=drawing.seed,
             token_budget=drawing.token_budget,
+            shared=False,  # every text is charged as if it were the only one
             desc="seeds",
         )
     by_id = {s.prompt.id: s for s in seeds}

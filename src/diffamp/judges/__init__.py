@@ -22,6 +22,20 @@ def load_labels() -> pd.DataFrame:
     return frame.assign(logp_before=frame.logp_before.map(np.asarray))
 
 
+def fitted_labels() -> pd.DataFrame:
+    """Those of split "fit" (dev prompts only)."""
+    labels = load_labels()
+    return labels[labels.split == "fit"]
+
+
+def fit_refusals(embedder: Embedder) -> RefusalClassifier:
+    """The refusal classifier, fitted to the exemplars and to the labelled outputs of split "fit"."""
+    labels = fitted_labels()
+    refusals, others = load_exemplars("refusal"), [*load_exemplars("answer"), *load_exemplars("nonsense")]
+    texts = [*refusals, *others, *labels.text]
+    return RefusalClassifier.fit(embedder, texts, [*[True] * len(refusals), *[False] * len(others), *labels.refusal])
+
+
 class Judges:
     """The refusal list, the refusal classifier and the coherence judge, ready to use."""
 
@@ -30,15 +44,13 @@ class Judges:
         self._coherence = coherence
 
     @classmethod
-    def fit(cls, embedding_model: Path) -> Judges:
-        """Fit on the exemplars and on the labelled outputs of split "fit" (dev prompts only)."""
-        refusals, others = load_exemplars("refusal"), [*load_exemplars("answer"), *load_exemplars("nonsense")]
-        labels = load_labels()
-        labels = labels[labels.split == "fit"]
-        texts = [*refusals, *others, *labels.text]
-        refused = [*[True] * len(refusals), *[False] * len(others), *labels.refusal]
+    def load(cls, embedding_model: Path) -> Judges:
+        """The refusal classifier that `diffamp.stages.fit_judge` fitted; the coherence judge is fitted here and now."""
+        if not paths.refusal_classifier().is_file():
+            raise FileNotFoundError(f"{paths.refusal_classifier()} is missing: run `dvc repro fit_judge`")
+        labels = fitted_labels()
         coherence = CoherenceJudge(measure(labels.text, labels.logp_before), labels.nonsense)
-        return cls(RefusalClassifier(Embedder(embedding_model), texts, refused), coherence)
+        return cls(RefusalClassifier.load(Embedder(embedding_model), paths.refusal_classifier()), coherence)
 
     def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Add the measures and the verdicts to a frame with text and logp_before.

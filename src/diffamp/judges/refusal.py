@@ -6,8 +6,10 @@ an answer's first two sentences. Neither judge sees alpha, guard or pair.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,23 +62,40 @@ class RefusalClassifier:
     Features: its sentence embedding, `opens_with_refusal` and `declines`. Embeddings alone take apologies and offers
     of help for refusals (specificity 0.76 against 0.91 with the words, by cross-validation over prompts on the
     labelled outputs of split "fit"). The penalty is chosen by cross-validation on what it is fitted to.
-
-    Args:
-        embedder: sentence-embedding model.
-        texts, refused: exemplars and whether each refuses.
     """
 
-    def __init__(self, embedder: Embedder, texts: Sequence[str], refused: Sequence[bool]) -> None:
+    def __init__(self, embedder: Embedder, model: LogisticRegression) -> None:
         self._embedder = embedder
-        self._model = GridSearchCV(
+        self._model = model
+
+    @classmethod
+    def fit(cls, embedder: Embedder, texts: Sequence[str], refused: Sequence[bool]) -> RefusalClassifier:
+        """Fitted to exemplars, and to whether each refuses."""
+        search = GridSearchCV(
             LogisticRegression(max_iter=1000), {"C": np.logspace(-1, 2, 7)}, scoring="neg_log_loss", cv=5
         )
-        self._model.fit(self._features(texts), np.asarray(refused))
+        search.fit(_features(embedder, texts), np.asarray(refused))
+        return cls(embedder, search.best_estimator_)
+
+    def save(self, file: Path) -> None:
+        """Write its numbers as JSON: `load` gives the same probabilities, to the last digit."""
+        numbers = {"coefficients": self._model.coef_.tolist(), "intercept": self._model.intercept_.tolist()}
+        file.write_text(json.dumps(numbers) + "\n")
+
+    @classmethod
+    def load(cls, embedder: Embedder, file: Path) -> RefusalClassifier:
+        """What `save` wrote."""
+        numbers = json.loads(file.read_text())
+        model = LogisticRegression()
+        model.coef_, model.intercept_ = (np.array(numbers[name]) for name in ("coefficients", "intercept"))
+        model.classes_ = np.array([False, True])
+        return cls(embedder, model)
 
     def probability(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """(texts,) probability that each answer refuses."""
-        return self._model.predict_proba(self._features(list(texts)))[:, 1]
+        return self._model.predict_proba(_features(self._embedder, list(texts)))[:, 1]
 
-    def _features(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        words = np.array([(opens_with_refusal(text), declines(text)) for text in texts], dtype=float)
-        return np.hstack([self._embedder(texts), words])
+
+def _features(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float64]:
+    words = np.array([(opens_with_refusal(text), declines(text)) for text in texts], dtype=float)
+    return np.hstack([embedder(texts), words])

@@ -56,7 +56,7 @@ def answered(
     prompts = [Prompt(q, "open", q) for q in universe.questions]
     frame = sample_grid(
         pair, prompts, alphas, samples, max_new_tokens=max_new_tokens, law=law, seed=seed, token_budget=token_budget,
-        desc="open questions",
+        shared=False, desc="open questions",
     )  # fmt: skip
     stance = [asserts(text, universe) for text in frame.text]
     return frame[["alpha", "sample", "text"]].assign(item=frame.prompt, stance=stance)

@@ -12,7 +12,7 @@ from diffamp.judges import Judges
 from diffamp.loading import load_pair
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
-from diffamp.stages.sample import sample_under
+from diffamp.stages.sample import at_alphas, sample_under
 
 KEPT = ["split", "guard", "alpha", "prompt_id", "sample", "text", "refusal", "nonsense", "kl_sum", "length"]
 
@@ -24,8 +24,9 @@ def main() -> None:
     dev, test = load_prompts("dev", settings.dev_prompts), load_prompts("test", settings.test_prompts)
     pair = load_pair(p, settings.pair)
     folder = paths.guard_samples()
-    frame = sample_under(p, settings.pair, pair, [*dev, *test], settings.alphas, settings.methods, folder)
-    judged = Judges.fit(paths.model(p.judge.model))(frame).assign(
+    arms = at_alphas(settings.methods, settings.alphas)
+    frame = sample_under(p, settings.pair, pair, [*dev, *test], arms, folder)
+    judged = Judges.load(paths.model(p.judge.model))(frame).assign(
         split=np.where(frame.prompt_id.isin({prompt.id for prompt in dev}), "dev", "test"),
         kl_sum=frame.kl_alpha_after.map(np.sum),
         length=frame["tokens"].map(len),

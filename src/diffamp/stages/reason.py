@@ -21,7 +21,7 @@ from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
 from diffamp.scoring import score
-from diffamp.stages.sample import sample_under
+from diffamp.stages.sample import Arm, sample_under
 from diffamp.tasks.draw import HELD_OUT, TRAINED, Task, correct, draw_tasks, in_format
 
 DEV_TASKS = 24
@@ -45,14 +45,13 @@ def main(name: str) -> None:
     ]
     pair = load_pair(p, name)
     limits = thresholds(q, name, pair)
-    folder = paths.reasoning_samples(name)
-    arms = [sample_under(q, name, pair, prompts(tasks), r.alphas, {"plain": []}, folder).assign(share=1.0)]
-    strong = [alpha for alpha in r.alphas if alpha >= 1]
-    arms.append(sample_under(q, name, pair, prompts(tasks), strong, {"guarded": r.guard}, folder).assign(share=1.0))
-    for share, limit in limits.items():
-        chain = {f"sparse-{share:g}": [GuardParams(method="peaks", nats=limit)]}
-        arms.append(sample_under(q, name, pair, prompts(tasks), [1.0], chain, folder).assign(share=share))
-    frame = pd.concat(arms, ignore_index=True)
+    arms: dict[str, Arm] = {
+        "plain": ([], r.alphas),
+        "guarded": (r.guard, [alpha for alpha in r.alphas if alpha >= 1]),
+        **{f"sparse-{share:g}": ([GuardParams(method="peaks", nats=nats)], [1.0]) for share, nats in limits.items()},
+    }
+    frame = sample_under(q, name, pair, prompts(tasks), arms, paths.reasoning_samples(name) / "test")
+    frame["share"] = frame.guard.str.split("-").str[1].astype(float).fillna(1.0)
     frame["arm"] = frame.guard.str.split("-").str[0]
     unamplified = frame.alpha == 0
     frame["kl_after_before"] = pd.Series(divergences(pair, frame[unamplified], r.temperature), frame.index[unamplified])
@@ -80,8 +79,8 @@ def thresholds(p: Params, name: str, pair: ModelPair) -> dict[float, float]:
     Set on answers to dev tasks of families trained on and held out alike.
     """
     tasks = draw_tasks([*TRAINED, *HELD_OUT], DEV_TASKS, p.seed, "dev", p.reasoning.difficulties)
-    folder = paths.reasoning_samples(name)
-    answers = sample_under(p, name, pair, prompts(tasks), [0.0], {"dev": []}, folder)
+    folder = paths.reasoning_samples(name) / "dev"
+    answers = sample_under(p, name, pair, prompts(tasks), {"unamplified": ([], [0.0])}, folder)
     nats = np.concatenate(divergences(pair, answers, p.reasoning.temperature))
     return {share: float(np.quantile(nats, 1 - share)) for share in p.reasoning.sparse}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,43 +25,44 @@ from diffamp.sampling import Grid, check_grid, configuration, sample_grids
 PILOT = 24
 """Dev prompts on which an alpha is calibrated."""
 
+Arm = tuple[Sequence[GuardParams], Sequence[float]]
+"""A chain of guards, and the alphas at which it is sampled."""
+
 
 def sample_under(
     p: Params,
     name: str,
     pair: ModelPair,
     prompts: Sequence[Prompt],
-    alphas: Sequence[float],
-    guards: Mapping[str, Sequence[GuardParams]],
+    arms: Mapping[str, Arm],
     folder: Path,
     kl_budget: float | None = None,
 ) -> pd.DataFrame:
-    """Samples of the pair `name` under each chain of guards, kept in a folder each, with the column guard.
+    """Samples of the pair `name` in every arm, kept in a folder, with the arm's name in the column guard.
 
     Args:
         pair: of this name, loaded.
-        kl_budget: nats per token; adds the alpha that spends them under each guard.
+        kl_budget: nats per token; adds the alpha that spends them in each arm.
     """
     grid = p.sampling
-    check_grid(pair, prompts, alphas, grid.samples, grid.max_new_tokens)  # before any older unit is discarded
-    weights = fingerprint(p, name)
-    common = {"max_new_tokens": grid.max_new_tokens, "seed": p.seed, "token_budget": grid.token_budget}
+    for _, alphas in arms.values():  # before any older unit is discarded
+        check_grid(pair, prompts, alphas, grid.samples, grid.max_new_tokens)
+    common: dict[str, Any] = {"max_new_tokens": grid.max_new_tokens, "seed": p.seed, "token_budget": grid.token_budget}
     grids = {}
-    for guard, chain in guards.items():
+    for arm, (chain, alphas) in arms.items():
         law, strengths = load_law(chain, grid.temperature, pair), list(alphas)
         if kl_budget is not None:
             strengths = sorted({*alphas, alpha_for(pair, load_prompts("dev", PILOT), kl_budget, law, **common)})
-        config = configuration(
-            prompts,
-            strengths,
-            grid.samples,
-            law,
-            **common,
-            pair=p.pair(name).model_dump() | {"weights": weights},
-        )
-        grids[guard] = Grid(law, strengths, Records(folder / guard, config, discard_stale=True))
-    frames = sample_grids(pair, prompts, list(grids.values()), grid.samples, **common, desc=name)
-    return pd.concat([frame.assign(guard=guard) for guard, frame in zip(grids, frames, strict=True)], ignore_index=True)
+        grids[arm] = Grid(law, strengths)
+    weights = {"pair": p.pair(name).model_dump() | {"weights": fingerprint(p, name)}}
+    config = configuration(prompts, grids, grid.samples, **common, **weights)
+    records = Records(folder, config, discard_stale=True)
+    return sample_grids(pair, prompts, grids, grid.samples, **common, records=records, desc=name)
+
+
+def at_alphas(guards: Mapping[str, Sequence[GuardParams]], alphas: Sequence[float]) -> dict[str, Arm]:
+    """Every chain of guards at the same alphas."""
+    return {guard: (chain, alphas) for guard, chain in guards.items()}
 
 
 def main(name: str) -> None:
@@ -68,7 +70,7 @@ def main(name: str) -> None:
     setup(p.seed, p.threads)
     prompts = load_prompts("test", p.sampling.prompts)
     grid, pair = p.sampling, load_pair(p, name)
-    sample_under(p, name, pair, prompts, grid.alphas, grid.guards, paths.samples(name), grid.kl_budget)
+    sample_under(p, name, pair, prompts, at_alphas(grid.guards, grid.alphas), paths.samples(name), grid.kl_budget)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from diffamp.params import Params
 from diffamp.prompts import Prompt, load_prompts
 from diffamp.runtime import setup
 from diffamp.shifts import mine
-from diffamp.stages.sample import sample_under
+from diffamp.stages.sample import at_alphas, sample_under
 
 TOP = 200
 """Tokens of a pair's ranking that are kept."""
@@ -52,8 +52,8 @@ def main(name: str) -> None:
     fact = name in t.facts
     prompts = beginnings(t.prompts) if fact else load_prompts("test", t.prompts)
     pair = load_pair(p, name)
-    frame = sample_under(q, name, pair, prompts, t.alphas, t.guards, paths.transfer_samples(name))
-    frame = Judges.fit(paths.model(p.judge.model))(frame)
+    frame = sample_under(q, name, pair, prompts, at_alphas(t.guards, t.alphas), paths.transfer_samples(name))
+    frame = Judges.load(paths.model(p.judge.model))(frame)
     frame = frame.assign(
         behaviour=names_fact(p, name, frame) if fact else frame.refusal,
         kl_sum=frame.kl_alpha_after.map(np.sum),

@@ -27,7 +27,7 @@ from diffamp.sampling import sample_grid
 def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
-    judges = Judges.fit(paths.model(p.judge.model))
+    judges = Judges.load(paths.model(p.judge.model))
     settings = p.vector(name)
     tokenizer = load_tokenizer(paths.model(settings.model))
     train, refusals = load_prompts("train"), load_refusals("train")

@@ -6,7 +6,6 @@ model. Sampling stops at an answer's deciding prefix (`diffamp.truerate.events`)
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,10 +102,7 @@ def sample_mixture(
     for i in range(0, len(prompts), per_unit):
         unit = _Unit(prompts[i : i + per_unit], event, mixture, law or Law(), seed)
         prefill = Prefill(pair, encoded[i : i + per_unit], token_budget)
-        batch = new_batch(prefill, len(unit.rows), 1, event.longest, token_budget)
-        queue = deque(range(len(unit.rows)))
-        while batch.refill(queue, [prompt for prompt, _, _ in unit.rows], unit.draw):
-            batch.step(unit.draw)
+        new_batch(prefill, unit.groups, 1, event.longest, token_budget).run(unit.draw)
         rows += unit.records()
     return pd.DataFrame(rows)
 
@@ -129,19 +125,21 @@ class _Unit:
         self.prompts, self.event, self.mixture, self.law = prompts, event, mixture, law
         components = np.repeat(np.arange(len(mixture.alphas)), mixture.counts)
         self.rows = [(p, int(c), s) for p in range(len(prompts)) for s, c in enumerate(components)]
+        samples = mixture.samples
+        self.groups = [(p, range(p * samples, (p + 1) * samples)) for p in range(len(prompts))]
         self.luck = np.stack([uniforms(seed, prompts[p].key, s, event.longest) for p, _, s in self.rows])
         self.tokens: list[list[int]] = [[] for _ in self.rows]
         self.log_probs: list[list[list[float]]] = [[] for _ in self.rows]
         self.verdict: list[bool | None] = [None] * len(self.rows)
 
-    def draw(self, which: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        """One token for each of the rows `which`, and which of them go on: a `diffamp.batch.Draw`."""
-        parts = zip(which.split(ROWS), before.split(ROWS), after.split(ROWS), strict=True)
-        drawn = torch.cat([self._draw(*part) for part in parts])
-        return drawn, torch.tensor([self.verdict[r] is None for r in which.tolist()])
+    def draw(self, rows: Tensor, before: Tensor, after: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
+        """One token for each row, and which of them go on: a `diffamp.batch.Draw`."""
+        parts = zip(rows.split(ROWS), line.to(before.device).split(ROWS), strict=True)
+        drawn = torch.cat([self._draw(part.tolist(), before[at], after[at]) for part, at in parts])
+        return drawn.cpu(), torch.tensor([self.verdict[r] is None for r in rows.tolist()])
 
-    def _draw(self, which: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        rows, device = which.tolist(), before.device
+    def _draw(self, rows: list[int], before: Tensor, after: Tensor) -> Tensor:
+        device = before.device
         steps = torch.tensor([len(self.tokens[r]) for r in rows])
         strength = [self.law.alpha_at(torch.full((len(rows),), a), steps).to(device) for a in self.mixture.alphas]
         laws = torch.stack([self.law.log_probs(before, after, s) for s in strength], 1)  # (rows, components, vocab)
