@@ -115,6 +115,7 @@ def sample(pair: ModelPair, work: Work) -> pd.DataFrame:
             max_new_tokens=work.new_tokens,
             law=Law(temperature=TEMPERATURE),
             token_budget=work.token_budget,
+            shared=work.shared,
         )
 
 

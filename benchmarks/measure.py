@@ -105,7 +105,8 @@ def decode(subject: Subject, effort: Effort) -> list[Record]:
     for rows in effort.rows:
         alphas = ALPHAS[-min(rows, len(ALPHAS)) :]
         budget = rows * (effort.context + 2 * effort.steps)  # as many slots as rows
-        work = Work([prompt], alphas, rows // len(alphas), effort.steps, batch_rows=rows, token_budget=budget)
+        samples = rows // len(alphas)
+        work = Work([prompt], alphas, samples, effort.steps, batch_rows=rows, token_budget=budget, shared=False)
         taking_part = {name: run for name, run in CONTENDERS.items() if rows <= MOST_ROWS.get(name, rows)}
         for run in taking_part.values():
             run(subject, replace(work, new_tokens=2))

@@ -51,7 +51,8 @@ def _decode(frame: pd.DataFrame) -> list[str]:
         f"call for one new token; a step is the {many}-token call less one of {few}, over {many - few}: what is set up "
         "in the first steps (CUDA graphs take two) is in neither. A token "
         f"counts once, whatever number of forwards it takes. Measured only in part: {limits}. `transformers CFG` has "
-        "one scale for all rows, and batches only rows of one length. Rows of the engine share one prefill.",
+        "one scale for all rows, and batches only rows of one length. Rows of the engine share one prefill and "
+        "nothing else: what they have in common is decoded for each (it is decoded once in a grid).",
     ]
     steps = decode_steps(frame)
     for rows, part in steps.groupby("rows"):

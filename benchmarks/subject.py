@@ -152,6 +152,8 @@ class Work:
     new_tokens: int
     ignore_ends: bool = True
     """All texts run to `new_tokens`, so that all contenders do the same work."""
+    shared: bool = True
+    """The engine decodes once what rows have in common."""
     batch_rows: int = 32
     """Rows in a batch, where a contender has batches of fixed size."""
     token_budget: int = 8192
