@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from diffamp import repro
 from diffamp.repro import Pipeline, side_by_side
 
 NEEDS: dict[str, set[str]] = {"d": {"b", "c"}, "a": set(), "b": {"a"}, "c": {"a"}, "e": set()}
@@ -55,6 +57,13 @@ def test_two_run_at_a_time_and_no_more() -> None:
 
     assert side_by_side({name: set() for name in "abcdef"}, 2, run)
     assert most == 2
+
+
+def test_what_fits_rarely_goes_first() -> None:
+    started: list[str] = []
+    sizes = {"c": 7.0, "d": 10.0}
+    assert side_by_side({n: set() for n in "abcd"}, 1, lambda n: not started.append(n), sizes, 12.0)
+    assert started == ["c", "d", "a", "b"]
 
 
 @pytest.mark.parametrize(("room", "most"), [(12.0, 12.0), (30.0, 18.0), (5.0, 10.0)])
@@ -112,9 +121,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(jobs: int = 2) -> tuple[bool, list[str]]:
-    pipeline = Pipeline("dvc.yaml", force=False)
-    return side_by_side(pipeline.needs, jobs, pipeline.run), list(pipeline.seconds)
+def run(jobs: int = 2, force: bool = False) -> tuple[bool, list[str]]:
+    pipeline = Pipeline("dvc.yaml", force)
+    return pipeline.reproduce(jobs, 12.0), list(pipeline.seconds)
 
 
 def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
@@ -143,3 +152,88 @@ def test_a_stage_that_fails_is_named_with_what_it_printed(project: Path, capsys:
     assert "first FAILED" in said
     assert "IsADirectoryError" in said
     assert "IsADirectoryError" in (project / "logs" / "first.log").read_text()
+
+
+EVERYTHING = """
+stages:
+  sorted:
+    cmd: sleep 0.2; sort source > sorted
+    deps: [source]
+    outs: [sorted]
+  folder:
+    cmd:
+      - mkdir -p folder/deeper && cp source folder/deeper
+      - echo ran >> folder/runs
+    deps: [source]
+    params: [list]
+    outs: [folder]
+  repeated:
+    foreach: [one, two]
+    do:
+      cmd: echo ran >> ${item}-kept; echo ran >> ${item}-removed
+      deps: [sorted]
+      params:
+        - rates.${item}
+      outs:
+        - ${item}-kept: {cache: false, persist: true}
+        - ${item}-removed: {cache: false}
+  summary:
+    cmd: echo "{\\"runs\\":" $(cat *-kept | wc -l) "}" > summary.json
+    deps: [one-kept, two-kept, folder, added]
+    metrics: [summary.json: {cache: false}]
+"""
+
+
+def test_dvc_itself_would_have_left_the_same(project: Path) -> None:
+    (project / "dvc.yaml").write_text(EVERYTHING)
+    (project / "params.yaml").write_text("rates: {one: 1e-5, two: 0.25}\nlist: [a, 'b: c', {d: null}]\n")
+    (project / "added").write_text("data")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "added"], check=True)
+    other = shutil.copytree(project, project.parent / "other")
+
+    def both(*arguments: str) -> set[str]:
+        theirs = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", *arguments], cwd=other)
+        well, ran = run(force="--force" in arguments)
+        assert well
+        assert theirs.wait() == 0
+        for file in [f.relative_to(other) for f in other.rglob("*") if ".dvc" not in f.parts and f.is_file()]:
+            assert (project / file).read_bytes() == (other / file).read_bytes()
+        return set(ran)
+
+    names = {"sorted", "folder", "repeated@one", "repeated@two", "summary"}
+    assert both() == names
+    for folder in (project, other):
+        (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("0.25", "0.5"))
+        (folder / "added").write_text("newer data")
+    assert both() == {"added.dvc", "repeated@two", "summary"}
+    assert [(project / f"two-{kind}").read_text() for kind in ("kept", "removed")] == ["ran\nran\n", "ran\n"]
+    assert both("--force") == names | {"added.dvc"}
+    assert both() == set()
+
+
+def test_what_is_finished_is_recorded_whatever_happens_next(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(stage: repro.PipelineStage) -> None:
+        if stage.name == "last":
+            raise KeyboardInterrupt
+        save(stage)
+
+    save = repro.PipelineStage.save
+    monkeypatch.setattr(repro.PipelineStage, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(jobs=1)
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    assert run() == (True, ["last"])
+
+
+def test_a_long_run_is_recorded_on_the_way(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repro, "UNRECORDED", 0.0)
+    seen: list[bool] = []
+    pipeline = Pipeline("dvc.yaml", False)
+
+    def watched(name: str) -> bool:
+        seen.append((project / "dvc.lock").exists())
+        return pipeline.run(name)
+
+    assert side_by_side(pipeline.needs, 1, watched)
+    assert seen == [False, True]

@@ -2,15 +2,9 @@
 
 `dvc repro` runs one stage after the other, and most stages here need nothing of each other: two of one thread each get
 more done than one of two threads, most of whose start has work for one alone. The order is that of DVC's own graph, and
-a stage is run by DVC's own `Stage.run` under the lock of the repository, so dvc.lock, `dvc status` and a plain
-`dvc repro` stay what they are.
-
-A `dvc repro --single-item` for each stage would do the same and takes 4 s beside the command, nearly all of it for
-reading and writing the whole of dvc.lock by a YAML parser in Python, three passes a stage. So the pipeline is loaded
-once, the processes that run stages are forked with it, and the entry of a stage is put into dvc.lock as text. What this
-stands on in DVC (3.67) and is no documented API: `Stage.changed`, `.run` and `.dump`, `lock_repo` and `scm_context`
-around them, `to_lockfile` and `dumps_yaml` for the text of an entry, and how dvc.lock is laid out; where it is laid out
-otherwise, `Stage.dump` writes it.
+DVC's own stages say whether they changed, remove what they will make again and take the digests, so dvc.lock,
+`dvc status` and a plain `dvc repro` stay what they are. One process for all of them reads and writes dvc.lock now and
+then; a `dvc repro --single-item` for each takes four seconds beside the command, most of it for that file.
 
 What a stage takes of the memory (`meta: {memory: GIB}` in dvc.yaml, or GiB by the name behind the @, as measured;
 what says nothing is small) decides which run beside each other.
@@ -19,32 +13,28 @@ what says nothing is small) decides which run beside each other.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import re
-import signal
+import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
+from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
-from dvc.repo import Repo, lock_repo
+from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import PipelineStage, Stage
-from dvc.stage.serialize import to_lockfile
-from dvc.utils.serialize import dumps_yaml
 
 GIB = 2**30
+
+UNRECORDED = 300
+"""Seconds of work that a kill may cost: as soon as finished stages add up to them, dvc.lock is written."""
 
 LOGS = Path("logs")
 """What each stage printed in its last run."""
@@ -57,7 +47,8 @@ def side_by_side(
     sizes: Mapping[str, float] | None = None,
     room: float = 0.0,
 ) -> bool:
-    """Call `run` on every name, after all that it needs, at most `jobs` at a time, in order but for what does not fit.
+    """Call `run` on every name, after all that it needs, at most `jobs` at a time, in order but for two things: what
+    does not fit waits, and what takes more than half of the room goes first when it fits, or it would wait to the end.
 
     Args:
         needs: name -> names; the order of the keys decides among names that are ready.
@@ -69,7 +60,7 @@ def side_by_side(
         Whether all went well.
     """
     sizes = sizes or {}
-    rank = {name: n for n, name in enumerate(needs)}
+    rank = {name: (sizes.get(name, 0) <= room / 2, n) for n, name in enumerate(needs)}
     sorter = TopologicalSorter(needs)
     sorter.prepare()
     ready: list[str] = []
@@ -91,19 +82,13 @@ def side_by_side(
     return True
 
 
-class Worker(NamedTuple):
-    """A process that runs stages, and the pipe by which it gets their names and answers."""
-
-    pid: int
-    pipe: Connection
-
-
 class Pipeline:
-    """The stages of a dvc.yaml and what they stand on."""
+    """The stages of a dvc.yaml and what they stand on, each command run by a process of its own."""
 
     def __init__(self, file: str, force: bool) -> None:
         self.force = force
         self.repo = Repo(_wait_for_lock=True)
+        self.one_at_a_time = Lock()  # DVC's objects know nothing of threads
         graph = self.repo.index.graph  # an edge from a stage to each that it needs
         targets = self.repo.stage.collect(file)
         # what the targets stand on first, then in the order of the file
@@ -112,168 +97,72 @@ class Pipeline:
         self.needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in ordered}
         self.memory = {name: _memory(stage) for name, stage in self.stages.items()}
         self.seconds: dict[str, float] = {}
-        known = {file: set(map(_name, _entries(_read(file)))) for file in map(_lockfile, ordered)}
-        self.new = [s for s in ordered if isinstance(s, PipelineStage) and s.name not in known[_lockfile(s)]]
-        self.idle: SimpleQueue[Worker] = SimpleQueue()
-        self.one_at_a_time = Lock()  # who finds DVC's lock taken looks again only after half a second
+        self.unrecorded: list[str] = []
 
     def reproduce(self, jobs: int, room: float) -> bool:
-        """Run what changed, `jobs` stages at a time and in `room` GiB, see `side_by_side`."""
-        self.repo.state.close()  # a connection to SQLite must not be carried through a fork
-        workers = [self._fork() for _ in range(jobs)]  # before there are threads, whose locks would be copied as held
-        for worker in workers:
-            self.idle.put(worker)
+        """Run what changed, see `side_by_side`. What was finished is in dvc.lock, however this ends."""
         try:
             return side_by_side(self.needs, jobs, self.run, self.memory, room)
         finally:
-            for worker in workers:
-                worker.pipe.close()  # by which it ends
-
-    def _fork(self) -> Worker:
-        ours, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("fork")
-        process = context.Process(target=self._serve, args=(theirs, ours), daemon=True)
-        process.start()
-        theirs.close()
-        assert process.pid
-        return Worker(process.pid, ours)
+            with self._dvc():
+                self._record()
 
     def run(self, name: str) -> bool:
-        """Have a worker run a stage if it changed; whether all is well with it."""
-        worker = self.idle.get()
-        try:
-            with self.one_at_a_time:
-                worker.pipe.send(name)
-                if not worker.pipe.recv():
-                    return True
-            _say(f"{name} ...")
-            start = time.monotonic()
-            peak = _peak_memory(worker)
-            self.seconds[name] = time.monotonic() - start
-            try:
-                went_well = worker.pipe.recv()
-            except EOFError:  # the worker was killed
-                went_well = False
-        finally:
-            self.idle.put(worker)
-        if not went_well:
-            log = _log(name)
+        """Run a stage if it changed; whether all is well with it."""
+        stage = self.stages[name]
+        with self._dvc():
+            if not (self.force or stage.changed()):
+                return True
+            if stage.cmd:  # data have nothing that would make them again
+                stage.remove_outs()  # but for those that persist
+        log = LOGS / f"{name.replace('/dvc.yaml:', '/')}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        _say(f"{name} ...")
+        start = time.monotonic()
+        with log.open("w") as out:
+            process = subprocess.Popen(_command(stage), cwd=stage.wdir, stdout=out, stderr=subprocess.STDOUT)
+            peak = _peak_memory(process)
+        self.seconds[name] = time.monotonic() - start
+        if process.returncode:
             _say(f"{name} FAILED; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
+            return False
+        try:
+            with self._dvc():
+                stage.save()
+                stage.commit()
+                self.unrecorded.append(name)
+                if sum(self.seconds[other] for other in self.unrecorded) > UNRECORDED:
+                    self._record()
+        except DvcException as error:
+            _say(f"{name} FAILED: {error}")
             return False
         _say(f"{name} done in {_minutes(self.seconds[name])}, {peak / GIB:.1f} GiB")
         return True
 
-    def _serve(self, pipe: Connection, other_end: Connection) -> None:
-        """A worker: answer each name by whether that stage changed, and if so, later by whether its run went well."""
-        other_end.close()  # or it would never be seen to be closed
-        # Ctrl-C goes to every process of the terminal: a command ends by it, but what DVC is writing gets written
-        signal.signal(signal.SIGINT, lambda *_: None)
-        with suppress(EOFError, ConnectionError):  # nobody is there any more
-            while True:
-                name = pipe.recv()
-                with lock_repo(self.repo):
-                    if answer := self.force or self.stages[name].changed():
-                        pipe.send(True)
-                        answer = self._run_here(name)
-                pipe.send(answer)  # now that the lock is free for what this starts
+    @contextmanager
+    def _dvc(self) -> Iterator[None]:
+        with self.one_at_a_time, self.repo.lock:
+            yield
 
-    def _run_here(self, name: str) -> bool:
-        with _printing_to(_log(name)):
-            try:
-                with self.repo.scm_context:
-                    self.stages[name].run(force=self.force)  # the repository is unlocked while the command runs
-                    self._record(self.stages[name])
-            except DvcException as error:
-                print(f"ERROR: {error}", file=sys.stderr)
-            except Exception:
-                traceback.print_exc()
-            else:
-                return True
-        return False
-
-    def _record(self, stage: Stage) -> None:
-        """Put what a stage read and wrote into its dvc.lock."""
-        if isinstance(stage, PipelineStage):
-            file = _lockfile(stage)
-            later = self.new[self.new.index(stage) + 1 :] if stage in self.new else []
-            entry = dumps_yaml({"stages": to_lockfile(stage)}).removeprefix("stages:\n")
-            old = _read(file)
-            new = with_entry(old, entry, {other.name for other in later if other.path == stage.path})
-            if new is not None:
-                if new != old:
-                    part = Path(self.repo.tmp_dir, f"{file.name}.part")
-                    part.write_text(new, encoding="utf-8")
-                    part.replace(file)  # at once, whatever ends this process
-                    self.repo.scm_context.track_file(os.path.relpath(file))
-                return
-        stage.dump(update_pipeline=False)
+    def _record(self) -> None:
+        """Write what the finished stages read and made into the dvc.lock of each, in one go."""
+        finished = [self.stages[name] for name in self.needs if name in self.unrecorded]
+        for stage in finished:
+            if not isinstance(stage, PipelineStage):  # a data.dvc, a file of its own
+                stage.dump(update_pipeline=False)
+        pipelines: dict[str, list[PipelineStage]] = {}
+        for stage in finished:
+            if isinstance(stage, PipelineStage):
+                pipelines.setdefault(stage.path, []).append(stage)
+        for file, stages in pipelines.items():
+            Lockfile(self.repo, Path(file).with_suffix(".lock")).dump_stages(stages)
+        self.unrecorded.clear()
 
 
-def with_entry(lock: str, entry: str, later: Collection[str] = ()) -> str | None:
-    """A dvc.lock with the entry of a stage in the place of the old one, or if there is none, at the end.
-
-    Args:
-        lock, entry: the text of the file and of the entry, as DVC writes them.
-        later: the names of entries that a new one goes before. With those of stages that are new as well and come
-            behind in the pipeline, the text is the same whichever ended first.
-
-    Returns:
-        None where the file is not laid out as expected.
-    """
-    entries = _entries(lock)
-    # something behind the stages, or references within YAML, which are numbered throughout a file
-    if not entries or re.search(r"^ ?\S", "".join(entries), re.MULTILINE) or "&id" in lock + entry:
-        return None
-    names = [_name(other) for other in entries]
-    if _name(entry) in names:
-        entries[names.index(_name(entry))] = entry
-    else:
-        entries.insert(next((n for n, name in enumerate(names) if name in later), len(names)), entry)
-    return HEAD + "".join(entries)
-
-
-HEAD = "schema: '2.0'\nstages:\n"
-"""How a dvc.lock starts. Then the entries, each a line of a name and lines that are indented further."""
-
-
-def _entries(lock: str) -> list[str]:
-    """The entries of a dvc.lock as text, none if it starts otherwise."""
-    head, *entries = re.split(r"^(?=  \S)", lock, flags=re.MULTILINE)
-    return entries if head == HEAD else []
-
-
-def _name(entry: str) -> str:
-    return entry.partition("\n")[0].strip(" :'\"")
-
-
-def _lockfile(stage: Stage) -> Path:
-    return Path(stage.path).with_suffix(".lock")
-
-
-def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.exists() else ""
-
-
-def _log(name: str) -> Path:
-    return LOGS / f"{name.replace('/dvc.yaml:', '/')}.log"
-
-
-@contextmanager
-def _printing_to(log: Path) -> Iterator[None]:
-    """Meanwhile what this process and those that it starts print goes to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    kept = os.dup(1), os.dup(2)
-    with log.open("w") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, number)
-            os.close(copy)
+def _command(stage: Stage) -> list[str]:
+    """A shell that runs the stage's lines and stops at the first that fails; nothing for data, which has none."""
+    lines = stage.cmd if isinstance(stage.cmd, list) else [stage.cmd or "true"]
+    return ["/bin/sh", "-ec", "\n".join(lines)]
 
 
 def _memory(stage: Stage) -> float:
@@ -284,20 +173,23 @@ def _memory(stage: Stage) -> float:
     return float(said)
 
 
-def _peak_memory(worker: Worker) -> int:
-    """Wait for an answer; the most bytes that the worker and its children have held at one of the looks."""
+def _peak_memory(process: subprocess.Popen) -> int:
+    """Wait for a process; the most bytes that it and its children have held at one of the looks."""
     peak = 0
     while True:
         held = 0
         try:
-            parent = psutil.Process(worker.pid)
+            parent = psutil.Process(process.pid)
             for one in [parent, *parent.children(recursive=True)]:
                 held += one.memory_info().rss
         except psutil.NoSuchProcess:  # ended in between
             pass
         peak = max(peak, held)
-        if worker.pipe.poll(2):
+        try:
+            process.wait(timeout=2)
             return peak
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _say(text: str) -> None:

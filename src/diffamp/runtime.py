@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import random
@@ -30,3 +31,5 @@ def setup(seed: int, threads: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
+    gc.freeze()  # what was imported stays to the end: neither a collection nor the exit walks through it again
+    gc.enable()
