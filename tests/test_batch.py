@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -84,10 +85,17 @@ def test_a_batch_that_does_not_fit_is_halved(
     tried: list[int] = []
 
     class Small(Batch):
+        failed: ClassVar[list[weakref.ref[Batch]]] = []
+
+        def __init__(self, *given: Any) -> None:
+            assert all(batch() is None for batch in self.failed)  # its memory is free again
+            super().__init__(*given)
+
         def step(self, draw: Any) -> None:
             if len(tried) < 4 and self.clock > self.longest + 2:  # in the middle of the work
                 tried.append(self.most)
-                raise error
+                self.failed.append(weakref.ref(self))
+                raise type(error)(*error.args)
             super().step(draw)
 
     monkeypatch.setattr(graphs, "Batch", Small)

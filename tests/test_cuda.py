@@ -11,7 +11,7 @@ from conftest import FAMILIES, random_adapter, tiny_model, tiny_tokenizer
 from test_sampling import ALPHAS, PROMPTS, assert_same, family_pair, grid
 
 from benchmarks.subject import quantised
-from diffamp import graphs, guards, sampling
+from diffamp import graphs, guards
 from diffamp.adapters import shared_pair
 from diffamp.batch import Batch
 from diffamp.graphs import Captured, GraphBatch
@@ -83,7 +83,7 @@ def test_guards_that_wait_for_the_device_run_beside_the_graphs(
         return laws[-1]
 
     monkeypatch.setattr(guards, "NUCLEUS", 16)  # of 160 tokens: the nucleus may lie beyond
-    monkeypatch.setattr(sampling, "Captured", recorded)
+    monkeypatch.setattr(graphs, "Captured", recorded)
     pair, law = adapter("llama"), Law(guard, 0.7)
     found = grid(pair, law=law)
     assert all(captured)
@@ -95,7 +95,7 @@ def test_guards_that_wait_for_the_device_run_beside_the_graphs(
 
 def test_equal_weights_give_the_same_bytes_at_every_alpha() -> None:
     pair = adapter("llama", torch.bfloat16, scale=0.0)
-    found = grid(pair)
+    found = grid(pair, shared=False)
     assert len(found) == len(PROMPTS) * len(ALPHAS) * 2
     for _, group in found.groupby(["prompt_id", "sample"]):
         assert len({tuple(t) for t in group["tokens"]}) == 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from diffamp.judges.coherence import CoherenceJudge, measure
-from diffamp.judges.refusal import declines, opens_with_refusal
+from diffamp.judges.refusal import RefusalClassifier, declines, opens_with_refusal
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,16 @@ def test_the_coherence_judge_learns_the_ruler() -> None:
     judge = CoherenceJudge(table, [False] * 40 + [True] * 40)
     unseen = measure(["another plain sentence"] * 2, [np.full(20, -1.4), np.full(20, -6.2)])
     assert (judge.probability(pd.DataFrame(unseen)) > 0.5).tolist() == [False, True]
+
+
+def test_a_classifier_that_was_written_gives_the_same_probabilities(tmp_path: Path) -> None:
+    def embedder(texts: Iterable[str]) -> np.ndarray:
+        return np.array([[len(t) / 10, t.count("a"), t.count("n")] for t in texts], dtype=np.float32)
+
+    texts = [*(f"I cannot help with that, {'n' * n}." for n in range(20)), *("a" * n for n in range(1, 21))]
+    fitted = RefusalClassifier.fit(embedder, texts, [True] * 20 + [False] * 20)  # type: ignore[arg-type]
+    fitted.save(tmp_path / "classifier.json")
+    loaded = RefusalClassifier.load(embedder, tmp_path / "classifier.json")  # type: ignore[arg-type]
+    unseen = ["I can't do that", "banana", "I won't", "an answer"]
+    assert (loaded.probability(unseen) == fitted.probability(unseen)).all()
+    assert (loaded.probability(unseen) > 0.5).tolist() == [True, False, True, False]

@@ -92,10 +92,11 @@ class Batch:
         group = torch.arange(len(self.groups)).repeat_interleave(torch.tensor([len(rows) for _, rows in self.groups]))
         rows = torch.tensor([row for _, rows in self.groups for row in rows])
         tokens, going_on = draw(rows, self.prefill.before, self.prefill.after, prompts[group])
+        rows = rows[going_on]
         group, token, branch = self._branches(group[going_on], tokens[going_on])
         for n, prompt in enumerate(prompts[group].tolist()):
             columns = int(self.prefill.lengths[prompt])
-            self.waiting.append(Branch(rows[going_on][branch == n], int(token[n]), prompt, columns))
+            self.waiting.append(Branch(rows[branch == n], int(token[n]), prompt, columns))
         while self._fill():
             self.step(draw)
 
@@ -145,6 +146,8 @@ class Batch:
 
     def _move(self, moved: Sequence[tuple[int, Branch]]) -> None:
         """Copy what each branch goes on from into its slot, so that it ends at the clock."""
+        if not moved:
+            return
         firsts = [int(self.start[branch.source]) for _, branch in moved]
         for layer, (keys, _) in zip(self.cache.layers, self.prefill.states, strict=True):
             for states in (layer.keys, layer.values):

@@ -28,6 +28,9 @@ WINDOWS = 16
 COLUMNS = 64
 """A window is a multiple of so many columns."""
 
+SHARE = 16
+"""Rows of a law's graph, at the least, where there are several: it computes all of them, however few are given."""
+
 REFUSED: WeakSet[ModelPair] = WeakSet()
 """Pairs whose forward pass cannot be captured: they take the ordinary batch, which shrinks."""
 
@@ -91,29 +94,44 @@ def new_batch(prefill: Prefill, groups: Sequence[Group], together: int, max_new_
 
 
 class Captured:
-    """A pure function of tensors, row by row, with results row by row: one CUDA graph for up to `rows` rows."""
+    """A pure function of tensors, row by row, with results row by row: one CUDA graph for up to `rows` rows.
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], rows: int) -> None:
+    Args:
+        inputs, pool: a graph's own tensors and memory, which those share that never run at the same time.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        rows: int,
+        inputs: list[Tensor] | None = None,
+        pool: Any = None,
+    ) -> None:
         self.function, self.rows = function, rows
-        self.replayed = Replayed()
+        self.replayed = Replayed(pool)
         self.waits: bool | None = None
         """Whether the function waits for the device, once that is known."""
-        self.inputs: list[Tensor] = []
+        self.inputs: list[Tensor] = [] if inputs is None else inputs
         self.outputs: tuple[Tensor, ...] = ()
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = len(tensors[0])
-        if tensors[0].device.type != "cuda" or given > self.rows:
+        if tensors[0].device.type != "cuda":
             return self.function(*tensors)
         if self.waits is None:
             self.waits = self._waits(*tensors)
         if self.waits:
             return self.function(*tensors)
-        self.inputs = self.inputs or [t.new_zeros(self.rows, *t.shape[1:]) for t in tensors]
+        parts = [self._replay(part) for part in zip(*(t.split(self.rows) for t in tensors), strict=True)]
+        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+
+    def _replay(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if not self.inputs:
+            self.inputs.extend(t.new_zeros(self.rows, *t.shape[1:]) for t in tensors)
+        given = len(tensors[0])
         for own, tensor in zip(self.inputs, tensors, strict=True):
             own[:given].copy_(tensor)
         self.replayed(self._run)
-        return tuple(t[:given] for t in self.outputs)
+        return [t[:given].clone() for t in self.outputs]  # the next replay writes there
 
     def _run(self) -> None:
         self.outputs = self.function(*self.inputs)
@@ -132,6 +150,14 @@ class Captured:
         finally:
             torch.cuda.set_sync_debug_mode(before)
         return False
+
+
+def captured(functions: Sequence[Callable[..., tuple[Tensor, ...]]], rows: int) -> list[Captured]:
+    """Functions of the same inputs, between which `rows` rows are divided: a graph of a share of them for each."""
+    share = rows if len(functions) == 1 else min(rows, max(SHARE, rows // len(functions)))
+    inputs: list[Tensor] = []
+    pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+    return [Captured(function, share, inputs, pool) for function in functions]
 
 
 class GraphBatch(Batch):

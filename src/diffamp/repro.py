@@ -100,7 +100,7 @@ class Pipeline:
         self.unrecorded: list[str] = []
 
     def reproduce(self, jobs: int, room: float) -> bool:
-        """Run what changed, see `side_by_side`. What was finished is in dvc.lock, however this ends."""
+        """Run what changed, see `side_by_side`. What was finished is in dvc.lock then, unless this is killed."""
         try:
             return side_by_side(self.needs, jobs, self.run, self.memory, room)
         finally:
@@ -128,7 +128,7 @@ class Pipeline:
             return False
         try:
             with self._dvc():
-                stage.save()
+                stage.save(run_cache=False)  # which would copy every output
                 stage.commit()
                 self.unrecorded.append(name)
                 if sum(self.seconds[other] for other in self.unrecorded) > UNRECORDED:

@@ -31,5 +31,6 @@ def setup(seed: int, threads: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    gc.freeze()  # what was imported stays to the end: neither a collection nor the exit walks through it again
-    gc.enable()
+    if not gc.isenabled():  # a stage's own process (`diffamp.stages`)
+        gc.freeze()  # what was imported stays to the end: neither a collection nor the exit walks through it again
+        gc.enable()

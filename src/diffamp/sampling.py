@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffamp.graphs import Captured, new_batch
+from diffamp.graphs import Captured, captured, new_batch
 from diffamp.law import PER_TOKEN, Law
 from diffamp.noise import uniforms
 from diffamp.pairs import ModelPair
@@ -158,7 +158,7 @@ def configuration(prompts: Sequence[Prompt], grids: Mapping[str, Grid], samples:
     """What the bytes of a grid depend on, for `Records`."""
     return {
         "prompts": [asdict(p) for p in prompts],
-        "grids": {name: {"law": repr(grid.law), "alphas": list(grid.alphas)} for name, grid in grids.items()},
+        "grids": [[name, repr(grid.law), list(grid.alphas)] for name, grid in grids.items()],
         "samples": samples,
         "threads": torch.get_num_threads(),
         "rows_per_unit": ROWS_PER_UNIT,
@@ -250,10 +250,7 @@ class _Unit:
         done, longest = progress.n, self.tokens.shape[1]
         while True:
             try:
-                prefill = Prefill(self.pair, self.encoded, columns)
-                batch = new_batch(prefill, self.groups, self.together, longest, columns)
-                laws = [Captured(grid.law.draw, batch.most) for grid in self.grids.values()]
-                batch.run(partial(self._draw, laws, batch.most, progress))
+                self._try(columns, progress)
                 return self._frame(), columns
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
@@ -264,7 +261,7 @@ class _Unit:
                         f"not even one row of {one_row} tokens fits into memory beside the model and the states of "
                         f"{len(self.encoded)} prompts; a smaller token_budget makes that fewer prompts: {error}"
                     ) from None
-            # outside of the handler, which would keep the failed batch alive
+            # outside of the handler, and of `_try`, which would keep the failed batch alive
             columns = max(columns // 2, one_row)
             log.warning("out of memory: going on with a token_budget of %d (set it in params.yaml)", columns)
             progress.update(done - progress.n)
@@ -273,17 +270,22 @@ class _Unit:
                 gc.collect()
                 torch.cuda.empty_cache()
 
+    def _try(self, columns: int, progress: Any) -> None:
+        prefill = Prefill(self.pair, self.encoded, columns)
+        batch = new_batch(prefill, self.groups, self.together, self.tokens.shape[1], columns)
+        laws = captured([grid.law.draw for grid in self.grids.values()], batch.most)
+        batch.run(partial(self._draw, laws, progress))
+
     def _draw(
         self,
         laws: Sequence[Captured],
-        most: int,
         progress: Any,
         rows: Tensor,
         before: Tensor,
         after: Tensor,
         line: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Draw for each row under its own law, at most `most` at a time, and record it: a `diffamp.batch.Draw`."""
+        """Draw for each row under its own law, and record it: a `diffamp.batch.Draw`."""
         index = rows.numpy()
         step = torch.from_numpy(self.lengths[index])
         device = before.device
@@ -291,7 +293,8 @@ class _Unit:
         drawn = torch.empty(len(rows), dtype=torch.long, device=device)
         score = torch.empty(len(rows), len(PER_TOKEN), device=device)
         for number, (grid, law) in enumerate(zip(self.grids.values(), laws, strict=True)):
-            for own in (self.grid[rows] == number).nonzero()[:, 0].split(most):
+            own = (self.grid[rows] == number).nonzero()[:, 0]
+            if len(own):
                 alpha = grid.law.alpha_at(self.alpha[rows[own]], step[own]).float().to(device, non_blocking=True)
                 own = own.to(device, non_blocking=True)
                 drawn[own], score[own] = law(before[at[own]], after[at[own]], alpha, u[own])

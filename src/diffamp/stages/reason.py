@@ -51,7 +51,7 @@ def main(name: str) -> None:
         **{f"sparse-{share:g}": ([GuardParams(method="peaks", nats=nats)], [1.0]) for share, nats in limits.items()},
     }
     frame = sample_under(q, name, pair, prompts(tasks), arms, paths.reasoning_samples(name) / "test")
-    frame["share"] = frame.guard.str.split("-").str[1].astype(float).fillna(1.0)
+    frame["share"] = frame.guard.map({f"sparse-{share:g}": share for share in limits}).fillna(1.0)
     frame["arm"] = frame.guard.str.split("-").str[0]
     unamplified = frame.alpha == 0
     frame["kl_after_before"] = pd.Series(divergences(pair, frame[unamplified], r.temperature), frame.index[unamplified])
