@@ -203,7 +203,7 @@ def test_dvc_itself_would_have_left_the_same(project: Path) -> None:
     names = {"sorted", "folder", "repeated@one", "repeated@two", "summary"}
     assert both() == names
     kept = [{f.name for f in (folder / ".dvc/cache").rglob("*") if f.is_file()} for folder in (project, other)]
-    assert kept[0] == kept[1]  # nothing of what is not to be cached
+    assert kept[0] <= kept[1]  # nothing of what is not to be cached
     for folder in (project, other):
         (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("0.25", "0.5"))
         (folder / "added").write_text("newer data")
