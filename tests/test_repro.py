@@ -167,6 +167,10 @@ stages:
     deps: [source]
     params: [list]
     outs: [folder]
+  uncached:
+    cmd: echo uncached > uncached
+    deps: [source]
+    outs: [uncached: {cache: false}]
   repeated:
     foreach: [one, two]
     do:
@@ -200,7 +204,7 @@ def test_dvc_itself_would_have_left_the_same(project: Path) -> None:
             assert (project / file).read_bytes() == (other / file).read_bytes()
         return set(ran)
 
-    names = {"sorted", "folder", "repeated@one", "repeated@two", "summary"}
+    names = {"sorted", "folder", "uncached", "repeated@one", "repeated@two", "summary"}
     assert both() == names
     kept = [{f.name for f in (folder / ".dvc/cache").rglob("*") if f.is_file()} for folder in (project, other)]
     assert kept[0] <= kept[1]  # nothing of what is not to be cached
