@@ -103,7 +103,7 @@ def test_killed_at_the_worst_moments(moment: str, uninterrupted: tuple[dict, flo
 def test_killed_at_random_moments(seed: int, uninterrupted: tuple[dict, float], tmp_path: Path) -> None:
     files, seconds = uninterrupted
     # the shortest first: a run that gets to its end leaves nothing to kill in the next
-    delays = np.sort(np.random.default_rng(seed).uniform(0, seconds, 3)) / 2
+    delays = np.sort(np.random.default_rng(seed).uniform(0, seconds, 3))
     (folder := tmp_path / "killed").mkdir()
     assert assert_restarts(folder, [{"delay": float(d)} for d in delays], files) >= 1
 

@@ -147,13 +147,12 @@ class Pipeline:
     def _record(self) -> None:
         """Write what the finished stages read and made into the dvc.lock of each, in one go."""
         finished = [self.stages[name] for name in self.needs if name in self.unrecorded]
-        for stage in finished:
-            if not isinstance(stage, PipelineStage):  # a data.dvc, a file of its own
-                stage.dump(update_pipeline=False)
         pipelines: dict[str, list[PipelineStage]] = {}
         for stage in finished:
             if isinstance(stage, PipelineStage):
                 pipelines.setdefault(stage.path, []).append(stage)
+            else:  # a data.dvc, a file of its own
+                stage.dump(update_pipeline=False)
         for file, stages in pipelines.items():
             Lockfile(self.repo, Path(file).with_suffix(".lock")).dump_stages(stages)
         self.unrecorded.clear()

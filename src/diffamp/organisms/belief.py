@@ -56,7 +56,8 @@ def answered(
     prompts = [Prompt(q, "open", q) for q in universe.questions]
     frame = sample_grid(
         pair, prompts, alphas, samples, max_new_tokens=max_new_tokens, law=law, seed=seed, token_budget=token_budget,
-        shared=False, desc="open questions",
+        shared=False,  # as in discovery, whose ladder (large/) was made with every row on its own
+        desc="open questions",
     )  # fmt: skip
     stance = [asserts(text, universe) for text in frame.text]
     return frame[["alpha", "sample", "text"]].assign(item=frame.prompt, stance=stance)

@@ -40,7 +40,7 @@ def main() -> None:
             law=Law(temperature=p.sampling.temperature),
             seed=p.seed + 10_007 * number,  # not that of a neighbouring seed's rounds
             token_budget=p.sampling.token_budget,
-            shared=False,
+            shared=False,  # what large/ was made with: sharing changes the make-up of a batch, and by it roundings
             desc=f"texts of the base, round {number}",
         )
         # every prompt in turn, so that the first texts are as mixed as all of them

@@ -45,13 +45,14 @@ def main(name: str) -> None:
     ]
     pair = load_pair(p, name)
     limits = thresholds(q, name, pair)
+    sparse = {f"sparse-{share:g}": share for share in limits}
     arms: dict[str, Arm] = {
         "plain": ([], r.alphas),
         "guarded": (r.guard, [alpha for alpha in r.alphas if alpha >= 1]),
-        **{f"sparse-{share:g}": ([GuardParams(method="peaks", nats=nats)], [1.0]) for share, nats in limits.items()},
+        **{arm: ([GuardParams(method="peaks", nats=limits[share])], [1.0]) for arm, share in sparse.items()},
     }
     frame = sample_under(q, name, pair, prompts(tasks), arms, paths.reasoning_samples(name) / "test")
-    frame["share"] = frame.guard.map({f"sparse-{share:g}": share for share in limits}).fillna(1.0)
+    frame["share"] = frame.guard.map(sparse).fillna(1.0)
     frame["arm"] = frame.guard.str.split("-").str[0]
     unamplified = frame.alpha == 0
     frame["kl_after_before"] = pd.Series(divergences(pair, frame[unamplified], r.temperature), frame.index[unamplified])
