@@ -126,7 +126,7 @@ def decode(subject: Subject, effort: Effort) -> list[Record]:
 
 
 def grid(subject: Subject, effort: Effort) -> list[Record]:
-    """A grid of dev prompts up to their end tokens: a part of it by loop and engine, all of it by the engine, once."""
+    """A grid of dev prompts up to their end tokens: a part of it several times, all of it once."""
     whole = Work(subject.prompts, ALPHAS, 4, 32, ignore_ends=False)
     part = replace(whole, prompts=subject.prompts[:8], samples=1)
     cases = []
@@ -137,7 +137,7 @@ def grid(subject: Subject, effort: Effort) -> list[Record]:
     if effort.full_grid:
         cases = [
             Case(_grid_labels(name, "full", whole), partial(CONTENDERS[name], subject, whole))
-            for name in (ENGINE, SOLO)
+            for name in (PLAIN, PEER, ENGINE, SOLO)
         ]
         records += interleaved(cases, 1)
     return records

@@ -82,8 +82,7 @@ def _grid(frame: pd.DataFrame) -> list[str]:
     parts = [
         "## Grid",
         f"Dev prompts x {len(ALPHAS)} alphas x samples, up to 32 new tokens, to the end token. The loop and `generate` "
-        "take batches of 32 rows, and keep a row until its batch is done. The loop would take too long over the full "
-        "grid, so it runs on a part of it, as does everything it is compared with"
+        "take batches of 32 rows, and keep a row until its batch is done"
         + ("; the full grid runs once." if "full" in set(frame.grid) else "."),
     ]
     for _, of_grid in frame.groupby("grid", sort=False):
