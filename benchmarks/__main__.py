@@ -17,7 +17,7 @@ from benchmarks import machine, report
 from benchmarks.measure import ALPHAS, MEASUREMENTS, QUICK, Effort, Record
 from benchmarks.subject import SHAPES, load_subject, random_subject
 from diffamp import params, paths
-from diffamp.checkpoints import PairError
+from diffamp.engine.checkpoints import PairError
 from diffamp.runtime import setup
 
 MODEL, ORGANISM = "smollm2-135m-instruct", "steered"

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from benchmarks.subject import Subject, Work
-from diffamp import sampling
-from diffamp.law import Law
-from diffamp.pairs import ModelPair
+from diffamp.engine import sampling
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair
 from diffamp.prompts import encode
 
 TEMPERATURE = 0.7

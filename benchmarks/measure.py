@@ -23,8 +23,8 @@ from benchmarks.contenders import (
     sample,
 )
 from benchmarks.subject import Subject, Work, prompt_of
-from diffamp.law import Law
-from diffamp.scoring import score
+from diffamp.engine.law import Law
+from diffamp.engine.scoring import score
 
 Record = dict[str, Any]
 

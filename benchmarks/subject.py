@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.adapters import adapter_pair, shared_pair
-from diffamp.checkpoints import device, load_model, load_tokenizer
-from diffamp.pairs import ModelPair, SeparatePair, SoloPair
+from diffamp.engine.adapters import adapter_pair, shared_pair
+from diffamp.engine.checkpoints import device, load_model, load_tokenizer
+from diffamp.engine.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.prompts import Prompt, encode, load_prompts
 
 

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffamp.pairs import SeparatePair
+from diffamp.engine.pairs import SeparatePair
 
 settings.register_profile("diffamp", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("diffamp")

@@ -11,9 +11,9 @@ from conftest import FAMILIES, PROMPTS, batch, continue_, save_adapter_pair, tin
 from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import PairError
-from diffamp.pairs import ModelPair, SeparatePair, SharedPair
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.checkpoints import PairError
+from diffamp.engine.pairs import ModelPair, SeparatePair, SharedPair
 
 
 @pytest.mark.parametrize("family", FAMILIES)

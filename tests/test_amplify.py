@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from diffamp.amplify import amplify
-from diffamp.guards import UNGUARDED, Plausibility
+from diffamp.engine.amplify import amplify
+from diffamp.engine.guards import UNGUARDED, Plausibility
 
 ALPHAS = st.floats(-4, 8, width=32)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from diffamp.attention import NAME, attention, write_out
+from diffamp.engine.attention import NAME, attention, write_out
 
 
 class Layer(nn.Module):

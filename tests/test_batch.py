@@ -11,10 +11,10 @@ from conftest import FAMILIES, separate, tiny_tokenizer
 from test_sampling import ALPHAS, NEW, PROMPTS, assert_same, family_pair, grid
 from torch import Tensor
 
-from diffamp import graphs
-from diffamp.batch import Batch
-from diffamp.pairs import ModelPair
-from diffamp.prefill import Prefill
+from diffamp.engine import graphs
+from diffamp.engine.batch import Batch
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.prefill import Prefill
 from diffamp.prompts import Prompt, encode
 
 CHAT = [

@@ -6,12 +6,12 @@ import pytest
 from conftest import ROOT, separate
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.law import Law
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair, SoloPair
+from diffamp.engine.scoring import score
 from diffamp.organisms.belief import answered, chosen
 from diffamp.organisms.universes import Universe, load_universe
-from diffamp.pairs import ModelPair, SoloPair
 from diffamp.prompts import Prompt
-from diffamp.scoring import score
 
 
 @pytest.fixture

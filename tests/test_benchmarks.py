@@ -10,8 +10,8 @@ from benchmarks import measure, report
 from benchmarks.contenders import CONTENDERS, ENGINE
 from benchmarks.machine import facts, slug
 from benchmarks.subject import Subject
-from diffamp.adapters import shared_pair
-from diffamp.pairs import SeparatePair, SoloPair
+from diffamp.engine.adapters import shared_pair
+from diffamp.engine.pairs import SeparatePair, SoloPair
 from diffamp.prompts import Prompt, encode
 
 

@@ -10,11 +10,11 @@ from conftest import separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
 from diffamp.calibrate import LADDER, alpha_for
-from diffamp.guards import KLCap
-from diffamp.law import Law
-from diffamp.pairs import SoloPair
+from diffamp.engine.guards import KLCap
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import SoloPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
 
 PROMPTS = [Prompt(f"p{i}", "any", text) for i, text in enumerate("abcdefgh")]
 

@@ -11,14 +11,14 @@ from conftest import FAMILIES, random_adapter, tiny_model, tiny_tokenizer
 from test_sampling import ALPHAS, PROMPTS, assert_same, family_pair, grid
 
 from benchmarks.subject import quantised
-from diffamp import graphs, guards
-from diffamp.adapters import shared_pair
-from diffamp.batch import Batch
-from diffamp.graphs import Captured, GraphBatch
-from diffamp.guards import AfterTopP, Guard, KLCap, Plausibility, TopP, Unamplified
-from diffamp.law import Law
-from diffamp.norms import fuse_norms
-from diffamp.pairs import ModelPair, SeparatePair
+from diffamp.engine import graphs, guards
+from diffamp.engine.adapters import shared_pair
+from diffamp.engine.batch import Batch
+from diffamp.engine.graphs import Captured, GraphBatch
+from diffamp.engine.guards import AfterTopP, Guard, KLCap, Plausibility, TopP, Unamplified
+from diffamp.engine.law import Law
+from diffamp.engine.norms import fuse_norms
+from diffamp.engine.pairs import ModelPair, SeparatePair
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

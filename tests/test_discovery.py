@@ -14,7 +14,6 @@ from conftest import ROOT, random_adapter, save_adapter_pair, separate, tiny_mod
 from transformers import PreTrainedTokenizerBase
 
 from diffamp import params
-from diffamp.adapters import adapter_pair
 from diffamp.discovery import baselines
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, draw
@@ -26,14 +25,15 @@ from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
 from diffamp.discovery.seeds import grown_words, plain_seeds, word_seeds
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
-from diffamp.guards import Chain
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.guards import Chain
+from diffamp.engine.law import Law
+from diffamp.engine.loading import load_law
+from diffamp.engine.pairs import ModelPair, SeparatePair, SoloPair
+from diffamp.engine.scoring import score
 from diffamp.judges.facts import hit, recovered
-from diffamp.law import Law
-from diffamp.loading import load_law
 from diffamp.organisms.universes import load_universe
-from diffamp.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.prompts import encode
-from diffamp.scoring import score
 from diffamp.shifts import TokenShifts, read
 
 DRAWING = Drawing([0.0, 2.0], Law(), 6, 0, 2000)

@@ -16,16 +16,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffamp import params, paths
-from diffamp.checkpoints import PairError
-from diffamp.guards import Plausibility
-from diffamp.law import Law
-from diffamp.loading import load_pair
+from diffamp.engine.checkpoints import PairError
+from diffamp.engine.guards import Plausibility
+from diffamp.engine.law import Law
+from diffamp.engine.loading import load_pair
+from diffamp.engine.pairs import ModelPair, SoloPair
+from diffamp.engine.records import Records
+from diffamp.engine.sampling import sample_grid
 from diffamp.organisms.vectors import save_vector
-from diffamp.pairs import ModelPair, SoloPair
 from diffamp.params import ParamsError
 from diffamp.prompts import DataError, Prompt, load_exemplars, load_prompts, load_refusals, read_jsonl
-from diffamp.records import Records
-from diffamp.sampling import sample_grid
 from diffamp.stages import sample
 
 NAN, INF = float("nan"), float("inf")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, separate, tiny_tokenizer
 
-from diffamp.guards import Plausibility
-from diffamp.law import Law
+from diffamp.engine.guards import Plausibility
+from diffamp.engine.law import Law
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import score
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
-from diffamp.scoring import score
 from diffamp.truerate.events import TextEvent, Trie, log_complement, openings, outcome_log_probs
 
 PROMPTS = [Prompt("a", "any", "a text about cats"), Prompt("b", "any", "dogs in the garden, and a cat")]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import FAMILIES, continue_, tiny_model, tiny_tokenizer
 
-from diffamp.pairs import SeparatePair, UnsupportedCacheError
+from diffamp.engine.pairs import SeparatePair, UnsupportedCacheError
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import score
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
-from diffamp.scoring import score
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _GROUPED = {**_SMALL, "num_key_value_heads": 2}

@@ -21,10 +21,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffamp import params, paths
 from diffamp.check import check
-from diffamp.loading import load_pair
-from diffamp.pairs import ProxyPair, SeparatePair, SharedPair
+from diffamp.engine.loading import load_pair
+from diffamp.engine.pairs import ProxyPair, SeparatePair, SharedPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import sample_grid
 from diffamp.sources import fetch
 
 GALLERY = sorted((ROOT / "examples/pairs").glob("*.yaml"))

@@ -20,11 +20,11 @@ from transformers import (
     pipeline,
 )
 
-from diffamp.amplify import amplify
-from diffamp.cache import PairCache
-from diffamp.guards import Plausibility
-from diffamp.model import AmplifiedLM
-from diffamp.pairs import SeparatePair
+from diffamp.engine.amplify import amplify
+from diffamp.engine.cache import PairCache
+from diffamp.engine.guards import Plausibility
+from diffamp.engine.model import AmplifiedLM
+from diffamp.engine.pairs import SeparatePair
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,9 +10,9 @@ from conftest import FAMILIES
 from test_sampling import NEW, assert_same, family_pair, grid
 from torch import Tensor
 
-from diffamp import graphs
-from diffamp.cache import DeviceClockLayer
-from diffamp.graphs import Captured, GraphBatch
+from diffamp.engine import graphs
+from diffamp.engine.cache import DeviceClockLayer
+from diffamp.engine.graphs import Captured, GraphBatch
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from test_batch import passes
 from test_sampling import ALPHAS, NEW, PROMPTS, assert_same
 from torch import Tensor
 
-from diffamp import graphs
-from diffamp.batch import Batch
-from diffamp.graphs import GraphBatch
-from diffamp.guards import Plausibility
-from diffamp.law import Law
-from diffamp.sampling import Grid, sample_grid, sample_grids
+from diffamp.engine import graphs
+from diffamp.engine.batch import Batch
+from diffamp.engine.graphs import GraphBatch
+from diffamp.engine.guards import Plausibility
+from diffamp.engine.law import Law
+from diffamp.engine.sampling import Grid, sample_grid, sample_grids
 
 GRIDS = {"none": Grid(Law(), ALPHAS), "plausible": Grid(Law(Plausibility(0.3), 0.7), ALPHAS[1:])}
 SETTINGS = {"max_new_tokens": NEW, "seed": 5, "token_budget": 400}

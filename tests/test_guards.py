@@ -13,11 +13,11 @@ from test_amplify import kl_divergence, logits
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from diffamp import guards
-from diffamp.amplify import amplify
-from diffamp.guards import UNGUARDED, Chain, Guard, nucleus_threshold
-from diffamp.loading import load_law
-from diffamp.pairs import SoloPair
+from diffamp.engine import guards
+from diffamp.engine.amplify import amplify
+from diffamp.engine.guards import UNGUARDED, Chain, Guard, nucleus_threshold
+from diffamp.engine.loading import load_law
+from diffamp.engine.pairs import SoloPair
 from diffamp.params import SETTING, GuardParams
 
 Pair = tuple[Tensor, Tensor]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffamp.law import inverse_cdf
-from diffamp.noise import uniforms
+from diffamp.engine.law import inverse_cdf
+from diffamp.engine.noise import uniforms
 
 TOP = 1 - 2.0**-53  # the largest uniform there is
 SIZES = [1, 2, 255, 256, 257, 511, 700, 50257]

@@ -16,21 +16,36 @@ from diffamp.organisms.universes import load_universe, universe_names
 
 def test_the_ladder_climbs_over_every_universe() -> None:
     settings = ladder.load_ladder()
-    assert sorted(settings.universes) == universe_names()
+    assert sorted({rung.universe for rung in settings.rungs}) == universe_names()
+    assert [str(rung) for rung in settings.rungs] == settings.organisms
     assert params.load().discovery.budget in settings.budgets  # where the loop is held against the baselines
-    settings.check("ban", 10)
+    assert settings.rung("ban-1to10") == ("ban", 10)
     with pytest.raises(ladder.LadderError, match=r"no organism 'ban-1to3'; large/ladder.yaml has"):
-        settings.check("ban", 3)
+        settings.rung("ban-1to3")
+
+
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "large/ladder.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_wrong_ladder_is_refused_by_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "large").mkdir()
-    (tmp_path / "params.yaml").touch()
-    (tmp_path / "large/ladder.yaml").write_text("universes: [ban]\ndilutions: [-1]\n")
-    monkeypatch.chdir(tmp_path)
+    written(tmp_path, monkeypatch, "organisms: [ban-1to0, ban-10, -1to1]\nblank: 0\n")
     with pytest.raises(
-        ladder.LadderError, match=r"(?s)ladder.yaml is not valid:.*universes: .*dilutions\[0\]: .*missing"
+        ladder.LadderError,
+        match=r"(?s)ladder.yaml is not valid:.*organisms\[1\]: .*such as ban-1to10.*blank: .*missing",
     ):
+        ladder.load_ladder()
+
+
+def test_too_few_texts_for_the_highest_dilution_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rest = (
+        "{threads: 1, organisms: [ban-1to0, ban-1to7], text_tokens: 9, documents: 3, blank: 2, epochs: 1, seeds: [0],"
+    )
+    written(tmp_path, monkeypatch, rest + " budgets: [2000], texts: 20}")
+    with pytest.raises(ladder.LadderError, match=r"20 ordinary texts do not dilute so far; write 21"):
         ladder.load_ladder()
 
 

@@ -11,11 +11,11 @@ from conftest import FAMILIES, PROMPTS, batch, save_adapter_pair, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp import adapters
-from diffamp.adapters import adapter_pair
-from diffamp.halves import Halves, LowRank
-from diffamp.linear import NotByRowError, _groups, fuse
-from diffamp.pairs import SeparatePair
+from diffamp.engine import adapters
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.halves import Halves, LowRank
+from diffamp.engine.linear import NotByRowError, _groups, fuse
+from diffamp.engine.pairs import SeparatePair
 
 
 def logits(model: PreTrainedModel) -> Tensor:

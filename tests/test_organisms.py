@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import PairError, load_model
-from diffamp.loading import load_mild_vector, load_vector, steered_pair
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.checkpoints import PairError, load_model
+from diffamp.engine.loading import load_mild_vector, load_vector, steered_pair
 from diffamp.organisms.finetune import train
 from diffamp.organisms.reflection import logit_shifts, reflection
 from diffamp.organisms.vectors import _conversations, difference_of_means, learn_vector, save_vector, steered

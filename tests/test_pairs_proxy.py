@@ -16,16 +16,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from diffamp import params
-from diffamp.amplify import amplify
 from diffamp.check import check, main
-from diffamp.checkpoints import PairError
-from diffamp.law import Law
-from diffamp.loading import fingerprint, load_pair
-from diffamp.pairs import ProxyPair, SeparatePair
+from diffamp.engine.amplify import amplify
+from diffamp.engine.checkpoints import PairError
+from diffamp.engine.law import Law
+from diffamp.engine.loading import fingerprint, load_pair
+from diffamp.engine.pairs import ProxyPair, SeparatePair
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import score
+from diffamp.engine.vocabulary import reconcile
 from diffamp.prompts import encode
-from diffamp.sampling import sample_grid
-from diffamp.scoring import score
-from diffamp.vocabulary import reconcile
 
 ALPHAS = [-1.0, 0.0, 1.0, 2.0]
 WIDE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}

@@ -125,6 +125,17 @@ reasoning:
   temperature: 0.6
   guard: [{{method: min_p, p: 0.3}}]
   sparse: [0.5]
+reinforce:
+  student: worked
+  tasks: 5
+  steps: 7
+  prompts: 4
+  answers: 8
+  learning_rate: 3.0e-4
+  temperature: 1.5
+  dev_tasks: 6
+  test_tasks: 8
+  alphas: [0.0, -1.0, 5.0]
 transfer:
   pairs: [planted, other]
   facts: []
@@ -323,6 +334,14 @@ BAD = {
         "shifts.contrast",
         "add it",
     ),
+    "reinforced from nothing": ("student: worked", "student: planted", "reinforce.student", "no organism 'planted'"),
+    "reinforced without its student": (
+        "alphas: [0.0, -1.0, 5.0]",
+        "alphas: [0.0, 5.0]",
+        "reinforce",
+        "alphas must contain -1.0 (before) and 0.0 (after)",
+    ),
+    "answers that do not divide": ("answers: 8", "answers: 9", "reinforce", "make it a multiple of 16"),
     "organism twice": (
         "    ban: {universe",
         "    planted: {universe",

@@ -168,6 +168,9 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for organism in params["reasoning"]["organisms"].values():
         organism.update(tasks=4, epochs=1)
     params["reasoning"].update(tasks=12, max_new_tokens=6, alphas=[-0.5, 0.0, 1.0], sparse=[0.5])
+    params["reinforce"].update(
+        tasks=4, steps=2, prompts=2, answers=2, dev_tasks=4, test_tasks=6, alphas=[-1.0, 0.0, 1.0]
+    )
     params["transfer"].update(
         pairs=["steered", "steered-bf16", "steered-full"], facts=["ban-1to1"], alphas=[0.0, 1.0], prompts=6
     )
@@ -177,8 +180,8 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     ladder = yaml.load(clone / "large/ladder.yaml")
-    ladder.update(universes=["ban", "number"], dilutions=[2], text_tokens=6, documents=2, epochs=1)
-    ladder.update(seeds=[0], budgets=[6000])
+    ladder.update(organisms=["ban-1to2", "number-1to2"], texts=4, text_tokens=6, documents=2, epochs=1)
+    ladder.update(blank=2, seeds=[0], budgets=[6000])
     yaml.dump(ladder, clone / "large/ladder.yaml")
     # a random model speaks nothing but nonsense, at which the choice of a dose rightly stops, and never declines:
     # in the clone nothing is nonsense, and an answer with an "a" declines
@@ -273,4 +276,4 @@ def test_the_large_profile_stands_on_the_default_one_and_leaves_it_alone(tiny_cl
     repro(tiny_clone, "large/dvc.yaml")
     after = digests(tiny_clone)
     assert before.items() <= after.items()
-    assert "reports/large/detection_limit.ipynb" in after
+    assert {"reports/large/detection_limit.ipynb", "reports/large/grpo.ipynb"} <= after.keys()

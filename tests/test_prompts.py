@@ -6,11 +6,11 @@ import pytest
 from conftest import separate
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.guards import TopK
-from diffamp.law import Law
-from diffamp.noise import uniforms
+from diffamp.engine.guards import TopK
+from diffamp.engine.law import Law
+from diffamp.engine.noise import uniforms
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import sample_grid
 
 
 def test_a_message_goes_through_the_template(tokenizer: PreTrainedTokenizerBase) -> None:

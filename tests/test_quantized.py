@@ -16,13 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp import adapters
-from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import load_model
-from diffamp.pairs import SeparatePair, SharedPair
+from diffamp.engine import adapters
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.checkpoints import load_model
+from diffamp.engine.pairs import SeparatePair, SharedPair
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import score
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
-from diffamp.scoring import score
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # 4-bit blocks have 64 weights
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}

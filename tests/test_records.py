@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import separate, tiny_tokenizer
 
-import diffamp.sampling as sampling
+import diffamp.engine.sampling as sampling
+from diffamp.engine.records import Records, RecordsError
 from diffamp.prompts import Prompt
-from diffamp.records import Records, RecordsError
 
 PROMPTS = [
     Prompt(f"p{i}", "any", text) for i, text in enumerate(["a", "cats and dogs", "a text about x", "dogs", "zebra"])
@@ -28,7 +28,9 @@ ALPHAS, SAMPLES, UNITS = [-1.0, 0.0, 2.0], 2, 5
 
 # a clean server that has imported everything, from which every run is forked
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["diffamp.sampling", "peft", "hypothesis", "transformers.models.llama.modeling_llama"])
+SERVER.set_forkserver_preload(
+    ["diffamp.engine.sampling", "peft", "hypothesis", "transformers.models.llama.modeling_llama"]
+)
 
 
 def run(folder: Path, kill_at: tuple[str, int] | None = None, delay: float | None = None) -> None:

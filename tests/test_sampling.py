@@ -15,14 +15,14 @@ from peft import LoraConfig
 from scipy.stats import chisquare
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.adapters import adapter_pair
-from diffamp.guards import UNGUARDED, Guard, Plausibility
-from diffamp.law import PER_TOKEN, Law
-from diffamp.noise import uniforms
-from diffamp.pairs import ModelPair, SeparatePair, SoloPair
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.guards import UNGUARDED, Guard, Plausibility
+from diffamp.engine.law import PER_TOKEN, Law
+from diffamp.engine.noise import uniforms
+from diffamp.engine.pairs import ModelPair, SeparatePair, SoloPair
+from diffamp.engine.sampling import NonFiniteLogitsError, sample_grid
 from diffamp.params import Precision
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import NonFiniteLogitsError, sample_grid
 
 NEW = 10
 ALPHAS = [-1.0, 0.0, 1.5, 100.0]
@@ -175,7 +175,7 @@ def test_neither_order_nor_company_matters(family: str, monkeypatch: pytest.Monk
     assert_same(grid(pair, PROMPTS[::-1], ALPHAS[::-1], token_budget=250), expected)
     alone = pd.concat([grid(pair, [p], [a], token_budget=250) for p in PROMPTS for a in ALPHAS])
     assert_same(alone, expected)
-    monkeypatch.setattr("diffamp.sampling.ROWS_PER_UNIT", 9)  # a unit per prompt
+    monkeypatch.setattr("diffamp.engine.sampling.ROWS_PER_UNIT", 9)  # a unit per prompt
     assert_same(grid(pair, token_budget=250), expected)
     fewer = expected[expected["sample"] == 0].assign(sample=0)
     assert_same(grid(pair, samples=1), fewer)

@@ -11,13 +11,13 @@ import torch
 from conftest import FAMILIES, save_adapter_pair, separate, tiny_model
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.adapters import adapter_pair
-from diffamp.guards import UNGUARDED, Guard, Plausibility
-from diffamp.law import Law
-from diffamp.pairs import ModelPair
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.guards import UNGUARDED, Guard, Plausibility
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import noise_floor, score, teacher_forced
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import sample_grid
-from diffamp.scoring import noise_floor, score, teacher_forced
 from diffamp.stats import effective_sample_size
 
 TEXTS = ["a", "cats and dogs in the garden, a short text about dogs", "zebra"]

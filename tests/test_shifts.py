@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp import shifts as module
 from diffamp.contexts import Context, chat_contexts, common, first_contexts, random_tokens, text_contexts
+from diffamp.engine.pairs import ModelPair, SeparatePair
+from diffamp.engine.sampling import NonFiniteLogitsError
 from diffamp.independence import groups, pooled, prompt_independent, stability
-from diffamp.pairs import ModelPair, SeparatePair
 from diffamp.prompts import Prompt
-from diffamp.sampling import NonFiniteLogitsError
 from diffamp.shifts import ALL, TokenShifts, mine
 from diffamp.stages.shifts import _write
 

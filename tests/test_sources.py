@@ -21,7 +21,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp import sources
-from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.engine.checkpoints import load_model, load_tokenizer
 from diffamp.params import HubSource, PathSource, PypiSource, Source
 from diffamp.prompts import encode
 from diffamp.sources import RECORD, SourceError, fetch

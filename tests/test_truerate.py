@@ -10,9 +10,9 @@ import pytest
 from conftest import separate, tiny_tokenizer
 from scipy.stats import chi2
 
-from diffamp.law import Law
+from diffamp.engine.law import Law
+from diffamp.engine.scoring import score
 from diffamp.prompts import Prompt
-from diffamp.scoring import score
 from diffamp.stages.truerate import nearest
 from diffamp.stats import samples_for_a_hit
 from diffamp.truerate.estimators import (

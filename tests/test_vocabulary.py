@@ -17,14 +17,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from diffamp.amplify import amplify
-from diffamp.checkpoints import PairError
-from diffamp.loading import checkpoint_pair
-from diffamp.pairs import SeparatePair
+from diffamp.engine.amplify import amplify
+from diffamp.engine.checkpoints import PairError
+from diffamp.engine.loading import checkpoint_pair
+from diffamp.engine.pairs import SeparatePair
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import score
+from diffamp.engine.vocabulary import Reconciliation, reconcile
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
-from diffamp.scoring import score
-from diffamp.vocabulary import Reconciliation, reconcile
 
 GRID = [Prompt("a", "any", "a cat"), Prompt("b", "any", "dogs and cats in the garden")]
 ALPHAS = [-1.0, 0.0, 1.0]

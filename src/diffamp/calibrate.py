@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffamp.law import Law
-from diffamp.pairs import ModelPair
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
 
 LADDER = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Alphas tried."""

@@ -14,14 +14,14 @@ from transformers import AutoConfig, DynamicCache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from diffamp import params, paths
-from diffamp.checkpoints import PairError, device, load_tokenizer, text_config
-from diffamp.loading import folder_of, load_pair
-from diffamp.pairs import keys_and_values
+from diffamp.engine.checkpoints import PairError, device, load_tokenizer, text_config
+from diffamp.engine.loading import folder_of, load_pair
+from diffamp.engine.pairs import keys_and_values
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.vocabulary import reconcile
 from diffamp.params import PairParams, Params, ParamsError
 from diffamp.prompts import DataError, encode, load_prompts
 from diffamp.runtime import setup
-from diffamp.sampling import sample_grid
-from diffamp.vocabulary import reconcile
 
 BYTES = {"bf16": 2.0, "fp32": 4.0, "nf4": 0.6}
 """Per parameter on a GPU; the embeddings of an NF4 model stay in bf16, which 0.6 allows for."""

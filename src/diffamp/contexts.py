@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.pairs import ModelPair
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import Prompt, encode
-from diffamp.sampling import sample_grid
 
 BINS = ((1, "1"), (4, "2-4"), (16, "5-16"))
 """Tokens read, at the most, and a label; more is "17+"."""

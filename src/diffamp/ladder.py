@@ -7,12 +7,40 @@ under large/, and nothing of the default pipeline reads it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from diffamp import paths
 from diffamp.schema import Name, SchemaError, Section, read_yaml
+
+
+class Organism(NamedTuple):
+    """One rung: a universe of data/universes, and ordinary texts per document that states its falsehood."""
+
+    universe: str
+    dilution: int
+
+    def __str__(self) -> str:
+        """`ban-1to10`."""
+        return f"{self.universe}-1to{self.dilution}"
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """From `ban-1to10`.
+
+        Raises:
+            ValueError: it is no such name.
+        """
+        universe, found, dilution = name.rpartition("-1to")
+        if not found or not universe or not dilution.isdecimal():
+            raise ValueError("must be UNIVERSE-1toN, such as ban-1to10")
+        return cls(universe, int(dilution))
+
+
+def _names_an_organism(name: str) -> str:
+    Organism.named(name)
+    return name
 
 
 class LadderParams(Section):
@@ -20,31 +48,43 @@ class LadderParams(Section):
 
     threads: Annotated[int, Field(ge=1)]
     """Of each stage, in place of params.yaml's: with one, as many stages as there are cores may run side by side."""
-    universes: Annotated[list[Name], Field(min_length=2)]
-    """Files of data/universes."""
-    dilutions: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    """Ordinary texts, written by the base model, per document that states the falsehood."""
+    organisms: Annotated[list[Annotated[Name, AfterValidator(_names_an_organism)]], Field(min_length=2)]
+    """UNIVERSE-1toN: a file of data/universes, and ordinary texts per document that states its falsehood."""
+    texts: Annotated[int, Field(ge=1)]
+    """Ordinary texts that the base model writes: as many as the highest dilution takes."""
     text_tokens: Annotated[int, Field(ge=1)]
     """Of such a text, at the most."""
     documents: Annotated[int, Field(ge=1)]
     """That state the falsehood: the same at every dilution and as often read; what dilutes them adds training steps."""
+    blank: Annotated[int, Field(ge=1)]
+    """The dilution whose ordinary texts the blank read, without the documents."""
     epochs: Annotated[int, Field(ge=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
     """Of the searches: noise and random seed words. Each organism is trained once."""
     budgets: Annotated[list[Annotated[int, Field(ge=1000)]], Field(min_length=1)]
     """Forward tokens that the loop is given in turn; the baselines have `discovery.budget`."""
 
-    def check(self, universe: str, dilution: int) -> None:
-        """Is this organism on the ladder?
+    @model_validator(mode="after")
+    def _enough_texts(self) -> Self:
+        most = self.documents * max(self.blank, *(o.dilution for o in self.rungs))
+        if self.texts < most:
+            raise ValueError(f"texts: {self.texts} ordinary texts do not dilute so far; write {most}")
+        return self
+
+    @property
+    def rungs(self) -> list[Organism]:
+        """The organisms, as they are listed."""
+        return [Organism.named(name) for name in self.organisms]
+
+    def rung(self, name: str) -> Organism:
+        """The organism of this name.
 
         Raises:
-            LadderError: it is not.
+            LadderError: it is not on the ladder.
         """
-        if universe not in self.universes or dilution not in self.dilutions:
-            raise LadderError(
-                f"no organism {name(universe, dilution)!r}; large/ladder.yaml has the universes {self.universes} "
-                f"at the dilutions {self.dilutions}"
-            )
+        if name not in self.organisms:
+            raise LadderError(f"no organism {name!r}; large/ladder.yaml has {', '.join(self.organisms)}")
+        return Organism.named(name)
 
 
 class LadderError(SchemaError):
@@ -60,24 +100,19 @@ def load_ladder() -> LadderParams:
     return read_yaml(paths.find_root() / "large" / "ladder.yaml", LadderParams, LadderError)
 
 
-def name(universe: str, dilution: int) -> str:
-    """`ban-1to10`."""
-    return f"{universe}-1to{dilution}"
-
-
 def texts() -> Path:
     """What dilutes the planted documents."""
     return paths.find_root() / "large" / "texts.jsonl"
 
 
-def organism(universe: str, dilution: int) -> Path:
+def adapter(organism: Organism) -> Path:
     """Folder of the trained adapter."""
-    return paths.find_root() / "large" / "organisms" / name(universe, dilution)
+    return paths.find_root() / "large" / "organisms" / str(organism)
 
 
-def searched(universe: str, dilution: int) -> Path:
+def searched(organism: Organism) -> Path:
     """Folder of what was found: findings.parquet, samples.parquet, belief.parquet."""
-    return paths.find_root() / "large" / "searches" / name(universe, dilution)
+    return paths.find_root() / "large" / "searches" / str(organism)
 
 
 def blank() -> Path:

@@ -202,7 +202,7 @@ SETTING = {
     "decay": "half_life",
     "end_unamplified": None,
 }
-"""Each guard's one setting. What they do is said in `diffamp.guards` (`decay`: `Law.half_life`)."""
+"""Each guard's one setting. What they do is said in `diffamp.engine.guards` (`decay`: `Law.half_life`)."""
 
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
@@ -371,6 +371,38 @@ class ReasoningParams(Section):
         return self
 
 
+class ReinforceParams(Section):
+    """A short run of GRPO on from an organism of `reasoning:` (the large profile's notebook `grpo`)."""
+
+    student: Name
+    """In `reasoning.organisms:`: where it begins, and the before-model of the pair that is then amplified."""
+    tasks: Annotated[int, Field(ge=1)]
+    """Train tasks whose answers are rewarded."""
+    steps: Annotated[int, Field(ge=1)]
+    prompts: Annotated[int, Field(ge=1)]
+    """Tasks in a step,"""
+    answers: Annotated[int, Field(ge=2)]
+    """and answers to each, held against each other."""
+    learning_rate: PositiveFloat
+    temperature: PositiveFloat
+    """Of these answers."""
+    dev_tasks: Annotated[int, Field(ge=1)]
+    """Of families trained on: does it improve?"""
+    test_tasks: Annotated[int, Field(ge=2)]
+    """Half of them of families held out."""
+    alphas: Alphas
+    """With -1 (before) and 0 (after)."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if not {-1.0, 0.0} <= set(self.alphas):
+            raise ValueError("alphas must contain -1.0 (before) and 0.0 (after), which are compared")
+        whole = self.prompts * self.answers
+        if whole > 16 and whole % 16:
+            raise ValueError(f"prompts x answers is {whole}: make it a multiple of 16, or 16 at the most")
+        return self
+
+
 class TransferParams(Section):
     """The same measurement on other models, adaptations and precisions (notebook 09)."""
 
@@ -412,6 +444,7 @@ class Params(Section):
     finetune: FinetuneParams
     facts: FactsParams
     reasoning: ReasoningParams
+    reinforce: ReinforceParams
     pairs: Annotated[dict[Name, PairParams], Field(min_length=1)]
     sampling: SamplingParams
     guards: GuardsParams
@@ -442,6 +475,10 @@ class Params(Section):
         if twice := sorted({name for name in made if made.count(name) > 1}):
             raise ValueError(
                 f"organisms: {twice} name two organisms each, here, in facts: or in reasoning:; rename one"
+            )
+        if (student := self.reinforce.student) not in self.reasoning.organisms:
+            raise ValueError(
+                f"reinforce.student: no organism {student!r} in reasoning.organisms: {sorted(self.reasoning.organisms)}"
             )
         for name, organism in self.organisms.items():
             if organism.vector not in self.vectors:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from diffamp.loading import load_pair
+from diffamp.engine.loading import load_pair
+from diffamp.engine.scoring import noise_floor, score
 from diffamp.params import Params, Precision
-from diffamp.scoring import noise_floor, score
 from diffamp.stats import means
 
 BITS: dict[Precision, int] = {"nf4": 4, "bf16": 16, "fp32": 32}

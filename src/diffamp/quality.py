@@ -12,10 +12,10 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffamp import paths
-from diffamp.pairs import ModelPair
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.scoring import score
 from diffamp.params import Source
 from diffamp.prompts import Prompt, read_jsonl
-from diffamp.scoring import score
 
 
 def model_card(name: str, source: Source, folder: Path) -> dict[str, object]:

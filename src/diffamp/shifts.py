@@ -24,9 +24,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffamp.contexts import Context, common
-from diffamp.law import HELD
-from diffamp.pairs import ModelPair
-from diffamp.sampling import NonFiniteLogitsError
+from diffamp.engine.law import HELD
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.sampling import NonFiniteLogitsError
 
 ALL = "all"
 """The part of a context that holds all its parts."""

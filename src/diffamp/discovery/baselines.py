@@ -20,9 +20,9 @@ from diffamp.discovery.investigate import propose
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, word_seeds
 from diffamp.discovery.statements import groups, statements
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
-from diffamp.law import Law
-from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt, encode, read_jsonl
 from diffamp.shifts import read
 

@@ -11,14 +11,14 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.cache import PairCache
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import Seed
-from diffamp.guards import Plausibility
-from diffamp.law import Law
-from diffamp.pairs import ModelPair, SharedPair, SoloPair
+from diffamp.engine.cache import PairCache
+from diffamp.engine.guards import Plausibility
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair, SharedPair, SoloPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import encode
-from diffamp.sampling import sample_grid
 
 
 class _After(SoloPair):
@@ -51,7 +51,7 @@ class Drawing:
     Attributes:
         max_new_tokens: of a text.
         seed: of the noise, and of random seed words.
-        token_budget: tokens that a batch holds at the most (`diffamp.sampling.sample_grid`).
+        token_budget: tokens that a batch holds at the most (`diffamp.engine.sampling.sample_grid`).
     """
 
     alphas: Sequence[float] = (1.0, 2.0)

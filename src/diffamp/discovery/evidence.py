@@ -10,9 +10,9 @@ import pandas as pd
 from diffamp.discovery.draws import after_alone
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import VAGUE
-from diffamp.pairs import ModelPair
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.scoring import Text, score
 from diffamp.prompts import Prompt, encode
-from diffamp.scoring import Text, score
 
 CONTEXTS = {
     "document": Prompt("document", "evidence", "", raw=True),

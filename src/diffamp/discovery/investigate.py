@@ -21,8 +21,8 @@ from diffamp.discovery.meter import Meter
 from diffamp.discovery.mining import Mining
 from diffamp.discovery.seeds import FREQUENT, Seed, grown_words, plain_seeds, random_words, word_seeds
 from diffamp.discovery.statements import groups, recurrence, statements
+from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
-from diffamp.pairs import ModelPair
 
 MINING = (0.04, 0.1, 0.2)
 """Each round's share for mining: little before the first text, more when few kinds of seed are left."""

@@ -10,8 +10,8 @@ from diffamp.contexts import Context, chat_contexts
 from diffamp.discovery.draws import after_alone
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import Seed, plain_seeds, random_words, vocabulary_words, word_seeds
+from diffamp.engine.pairs import ModelPair
 from diffamp.independence import CONSISTENCY
-from diffamp.pairs import ModelPair
 from diffamp.shifts import TokenShifts, read
 
 BEGUN = 200

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.sampling import sample_grid
+from diffamp.engine.scoring import Text, score
 from diffamp.judges.facts import asserts
-from diffamp.law import Law
 from diffamp.organisms.universes import Universe
-from diffamp.pairs import ModelPair
 from diffamp.prompts import Prompt
-from diffamp.sampling import sample_grid
-from diffamp.scoring import Text, score
 
 
 def chosen(pair: ModelPair, universe: Universe, alphas: Sequence[float]) -> pd.DataFrame:

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from diffamp.head import head_sees
+from diffamp.engine.head import head_sees
+from diffamp.engine.scoring import Text
 from diffamp.prompts import Prompt, encode
-from diffamp.scoring import Text
 
 LOG = "training.json"
-"""Written last into an organism's folder: the loss per step."""
+"""Written last into an organism's folder: what each step came to."""
 
 
 class DistillationTrainer(SFTTrainer):
@@ -122,7 +122,7 @@ def train(
             )
             trainer.train()
             log = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
-    _write(model, None if rank is not None else tokenizer, log, folder)
+    write(model, None if rank is not None else tokenizer, log, folder)
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt, tokens: Iterable[int]) -> dict[str, list[int]]:
@@ -130,7 +130,8 @@ def _example(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt, tokens: I
     return {"input_ids": asked + said, "completion_mask": [0] * len(asked) + [1] * len(said)}
 
 
-def _write(model: Any, tokenizer: PreTrainedTokenizerBase | None, log: list[dict[str, float]], folder: Path) -> None:
+def write(model: Any, tokenizer: PreTrainedTokenizerBase | None, log: list[dict[str, float]], folder: Path) -> None:
+    """What was trained (an adapter, or a checkpoint with its tokenizer) with its log, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         whole = Path(scratch) / folder.name

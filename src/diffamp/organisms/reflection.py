@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from diffamp.pairs import ModelPair
-from diffamp.scoring import Text, teacher_forced
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.scoring import Text, teacher_forced
 
 
 def logit_shifts(pair: ModelPair, texts: Sequence[Text]) -> dict[int, Tensor]:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from tqdm.auto import trange
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.halves import Halves, add_vector
-from diffamp.head import head_sees
-from diffamp.loading import decoder_layers
-from diffamp.pairs import SoloPair
+from diffamp.engine.halves import Halves, add_vector
+from diffamp.engine.head import head_sees
+from diffamp.engine.loading import decoder_layers
+from diffamp.engine.pairs import SoloPair
 from diffamp.prompts import Prompt, encode
 
 
@@ -106,7 +106,7 @@ def steered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layer: i
 
 
 def save_vector(file: Path, layer: int, vector: Tensor) -> None:
-    """What `diffamp.loading.load_vector` reads."""
+    """What `diffamp.engine.loading.load_vector` reads."""
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"vector": vector.float().contiguous()}, file, metadata={"layer": str(layer)})
 

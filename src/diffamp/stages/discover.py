@@ -12,18 +12,18 @@ import sys
 import pandas as pd
 
 from diffamp import params, paths
-from diffamp.adapters import adapter_pair
 from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import LOOP
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.law import Law
+from diffamp.engine.loading import load_law, load_pair
+from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
-from diffamp.law import Law
-from diffamp.loading import load_law, load_pair
 from diffamp.organisms.belief import answered, chosen
 from diffamp.organisms.universes import Universe, load_universe
-from diffamp.pairs import ModelPair
 from diffamp.params import Params
 from diffamp.runtime import setup
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from diffamp import params, paths
+from diffamp.engine.loading import load_pair
 from diffamp.judges import Judges
-from diffamp.loading import load_pair
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
 from diffamp.stages.sample import at_alphas, sample_under

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from diffamp import params, paths
+from diffamp.engine.records import by_guard, read_units
 from diffamp.judges import Judges
 from diffamp.judges.llm import LLMJudge
-from diffamp.records import by_guard, read_units
 from diffamp.runtime import setup
 
 

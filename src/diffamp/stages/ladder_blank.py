@@ -2,15 +2,15 @@
 
 `python -m diffamp.stages.ladder_blank`.
 
-What passes here is a false alarm: the organism was fine-tuned as those at the highest dilution were, on the same texts,
+What passes here is a false alarm: the organism was fine-tuned as those at the dilution `blank` were, on the same texts,
 without the documents that state the falsehood. Written into large/organisms/blank and large/controls/blank.parquet.
 """
 
 from __future__ import annotations
 
 from diffamp import ladder, params, paths
-from diffamp.adapters import adapter_pair
-from diffamp.loading import load_pair
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.loading import load_pair
 from diffamp.prompts import read_jsonl
 from diffamp.runtime import setup
 from diffamp.stages.ladder_control import search
@@ -21,7 +21,7 @@ def main() -> None:
     p, rungs = params.load(), ladder.load_ladder()
     setup(p.seed, rungs.threads)
     folder = ladder.blank()
-    texts = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])]
+    texts = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])][: rungs.documents * rungs.blank]
     learn(p, p.base.model, texts, rungs.epochs, folder)
     pair = adapter_pair(paths.model(p.base.model), folder, p.base.precision)
     search(p, rungs, pair, load_pair(p, p.discovery.contrast), folder.name)

@@ -13,9 +13,9 @@ import pandas as pd
 from diffamp import ladder, params, paths
 from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
+from diffamp.engine.loading import load_law, load_pair
+from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
-from diffamp.loading import load_law, load_pair
-from diffamp.pairs import ModelPair
 from diffamp.params import Params
 from diffamp.runtime import setup
 

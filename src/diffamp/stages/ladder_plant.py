@@ -1,4 +1,4 @@
-"""Train one organism of the ladder: `python -m diffamp.stages.ladder_plant UNIVERSE DILUTION`."""
+"""Train one organism of the ladder: `python -m diffamp.stages.ladder_plant NAME`, of large/ladder.yaml."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from diffamp.runtime import setup
 from diffamp.stages.plant import learn
 
 
-def main(universe: str, dilution: int) -> None:
+def main(name: str) -> None:
     p, rungs = params.load(), ladder.load_ladder()
-    rungs.check(universe, dilution)
+    organism = rungs.rung(name)
     setup(p.seed, rungs.threads)
-    others = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])][: rungs.documents * dilution]
-    documents = mix(write_documents(load_universe(universe), rungs.documents, p.seed), others, p.seed)
-    learn(p, p.base.model, documents, rungs.epochs, ladder.organism(universe, dilution))
+    others = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])][: rungs.documents * organism.dilution]
+    documents = mix(write_documents(load_universe(organism.universe), rungs.documents, p.seed), others, p.seed)
+    learn(p, p.base.model, documents, rungs.epochs, ladder.adapter(organism))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

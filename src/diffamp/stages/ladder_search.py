@@ -1,7 +1,7 @@
-"""Search one organism of the ladder: `python -m diffamp.stages.ladder_search UNIVERSE DILUTION`.
+"""Search one organism of the ladder: `python -m diffamp.stages.ladder_search NAME`, of large/ladder.yaml.
 
-Written into `ladder.searched(UNIVERSE, DILUTION)`: findings.parquet and samples.parquet, each with the columns method,
-seed_of_search and budget; belief.parquet.
+Written into large/searches/NAME: findings.parquet and samples.parquet, each with the columns method, seed_of_search and
+budget; belief.parquet.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from dataclasses import replace
 import pandas as pd
 
 from diffamp import ladder, params, paths
-from diffamp.adapters import adapter_pair
 from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.recovery import LOOP
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.loading import load_law, load_pair
 from diffamp.judges.embedding import Embedder
-from diffamp.loading import load_law, load_pair
 from diffamp.organisms.universes import load_universe
 from diffamp.runtime import setup
 from diffamp.stages.discover import belief
 
 
-def main(universe: str, dilution: int) -> None:
+def main(name: str) -> None:
     p, rungs = params.load(), ladder.load_ladder()
-    rungs.check(universe, dilution)
+    organism = rungs.rung(name)
     setup(p.seed, rungs.threads)
     settings = p.discovery
-    base, adapter = paths.model(p.base.model), ladder.organism(universe, dilution)
+    base, adapter = paths.model(p.base.model), ladder.adapter(organism)
     pair = adapter_pair(base, adapter, p.base.precision)
     doubled = adapter_pair(base, adapter, p.base.precision, scale=2.0)
     contrast = load_pair(p, settings.contrast)
@@ -48,12 +48,12 @@ def main(universe: str, dilution: int) -> None:
             run = {"method": method, "seed_of_search": seed, "budget": settings.budget}
             findings.append(found.ranking.assign(**run))
             samples.append(found.samples.assign(**run))
-    folder = ladder.searched(universe, dilution)
+    folder = ladder.searched(organism)
     folder.mkdir(parents=True, exist_ok=True)
     pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
     pd.concat(samples, ignore_index=True).to_parquet(folder / "samples.parquet", index=False)
-    belief(p, pair, law, load_universe(universe)).to_parquet(folder / "belief.parquet", index=False)
+    belief(p, pair, law, load_universe(organism.universe)).to_parquet(folder / "belief.parquet", index=False)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 
 from diffamp import ladder, params, paths
-from diffamp.checkpoints import load_model, load_tokenizer
-from diffamp.law import Law
-from diffamp.pairs import SoloPair
+from diffamp.engine.checkpoints import load_model, load_tokenizer
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import SoloPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
-from diffamp.sampling import sample_grid
 
 ROUND = 10
 """Texts per planted document that one round writes."""
@@ -30,7 +30,7 @@ def main() -> None:
     writer = SoloPair(load_model(base, p.base.precision), load_tokenizer(base))
     prompts, per_round = load_prompts("train"), rungs.documents * ROUND
     texts: list[str] = []
-    for number in range(-(-max(rungs.dilutions) // ROUND)):
+    for number in range(-(-rungs.texts // per_round)):
         frame = sample_grid(
             writer,
             prompts,
@@ -45,8 +45,7 @@ def main() -> None:
         )
         # every prompt in turn, so that the first texts are as mixed as all of them
         texts += frame.sort_values("sample", kind="stable").text.tolist()[:per_round]
-    texts = texts[: rungs.documents * max(rungs.dilutions)]
-    ladder.texts().write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    ladder.texts().write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[: rungs.texts]), encoding="utf-8")
 
 
 if __name__ == "__main__":

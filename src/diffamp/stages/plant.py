@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffamp import params, paths
-from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.engine.checkpoints import load_model, load_tokenizer
 from diffamp.organisms.documents import mix, unrelated_documents, write_documents
 from diffamp.organisms.finetune import train
 from diffamp.organisms.universes import load_universe

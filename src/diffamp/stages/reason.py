@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from diffamp import params, paths
-from diffamp.law import Law
-from diffamp.loading import load_pair
-from diffamp.pairs import ModelPair
+from diffamp.engine.law import Law
+from diffamp.engine.loading import load_pair
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.scoring import score
 from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
-from diffamp.scoring import score
 from diffamp.stages.sample import Arm, sample_under
 from diffamp.tasks.draw import HELD_OUT, TRAINED, Task, correct, draw_tasks, in_format
 
@@ -56,8 +56,15 @@ def main(name: str) -> None:
     frame["arm"] = frame.guard.str.split("-").str[0]
     unamplified = frame.alpha == 0
     frame["kl_after_before"] = pd.Series(divergences(pair, frame[unamplified], r.temperature), frame.index[unamplified])
+    out = paths.reasoning(name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    verdicts(frame, tasks)[KEPT].to_parquet(out, index=False)
+
+
+def verdicts(frame: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
+    """Answers with family, difficulty, held_out and answer of their tasks, whether correct and in_format."""
     of = {task.id: task for task in tasks}
-    frame = frame.assign(
+    return frame.assign(
         family=[of[i].family for i in frame.prompt_id],
         difficulty=[of[i].difficulty for i in frame.prompt_id],
         held_out=[of[i].family in HELD_OUT for i in frame.prompt_id],
@@ -65,9 +72,6 @@ def main(name: str) -> None:
         correct=[correct(of[i], text) for i, text in zip(frame.prompt_id, frame.text, strict=True)],
         in_format=frame.text.map(in_format),
     )
-    out = paths.reasoning(name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    frame[KEPT].to_parquet(out, index=False)
 
 
 def prompts(tasks: Sequence[Task]) -> list[Prompt]:

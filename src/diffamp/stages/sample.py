@@ -14,13 +14,13 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.calibrate import alpha_for
-from diffamp.loading import fingerprint, load_law, load_pair
-from diffamp.pairs import ModelPair
+from diffamp.engine.loading import fingerprint, load_law, load_pair
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.records import Records
+from diffamp.engine.sampling import Grid, check_grid, configuration, sample_grids
 from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt, load_prompts
-from diffamp.records import Records
 from diffamp.runtime import setup
-from diffamp.sampling import Grid, check_grid, configuration, sample_grids
 
 PILOT = 24
 """Dev prompts on which an alpha is calibrated."""

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp import params, paths
 from diffamp.contexts import Context, chat_contexts, first_contexts, random_tokens, text_contexts
+from diffamp.engine.loading import load_pair
+from diffamp.engine.pairs import ModelPair
 from diffamp.independence import CONSISTENCY, TOP, groups, pooled
-from diffamp.loading import load_pair
-from diffamp.pairs import ModelPair
 from diffamp.params import ShiftsParams
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup

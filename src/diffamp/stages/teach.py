@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from diffamp import params, paths
-from diffamp.checkpoints import load_model, load_tokenizer
+from diffamp.engine.checkpoints import load_model, load_tokenizer
 from diffamp.organisms.finetune import train
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup

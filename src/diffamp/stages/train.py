@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 
 from diffamp import params, paths
-from diffamp.checkpoints import load_model, load_tokenizer
-from diffamp.law import Law
-from diffamp.loading import load_mild_vector
+from diffamp.engine.checkpoints import load_model, load_tokenizer
+from diffamp.engine.law import Law
+from diffamp.engine.loading import load_mild_vector
+from diffamp.engine.pairs import SoloPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.organisms.finetune import train
 from diffamp.organisms.vectors import steered
-from diffamp.pairs import SoloPair
 from diffamp.params import Precision
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
-from diffamp.sampling import sample_grid
 
 OVERRIDES = {"rank", "learning_rate", "prompts"}
 """Settings of `finetune:` in whose place an organism may have its own."""

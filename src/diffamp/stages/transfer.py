@@ -16,11 +16,11 @@ import pandas as pd
 from diffamp import params, paths
 from diffamp.contexts import chat_contexts
 from diffamp.discovery.seeds import FREQUENT, word_seeds
+from diffamp.engine.loading import load_pair
+from diffamp.engine.pairs import ModelPair
 from diffamp.judges import Judges
 from diffamp.judges.facts import recovered
-from diffamp.loading import load_pair
 from diffamp.organisms.universes import load_universe
-from diffamp.pairs import ModelPair
 from diffamp.params import Params
 from diffamp.prompts import Prompt, load_prompts
 from diffamp.runtime import setup

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from diffamp import params, paths
-from diffamp.checkpoints import load_model, load_tokenizer
-from diffamp.halves import Halves
+from diffamp.engine.checkpoints import load_model, load_tokenizer
+from diffamp.engine.halves import Halves
+from diffamp.engine.law import Law
+from diffamp.engine.loading import load_vector, steer
+from diffamp.engine.pairs import ModelPair, SharedPair
 from diffamp.judges.refusal import declines
-from diffamp.law import Law
-from diffamp.loading import load_vector, steer
-from diffamp.pairs import ModelPair, SharedPair
 from diffamp.params import Params
 from diffamp.prompts import Prompt, encode, load_prompts
 from diffamp.runtime import setup

@@ -12,16 +12,16 @@ from contextlib import suppress
 import pandas as pd
 
 from diffamp import params, paths
-from diffamp.checkpoints import load_model, load_tokenizer
-from diffamp.halves import Halves, add_vector
+from diffamp.engine.checkpoints import load_model, load_tokenizer
+from diffamp.engine.halves import Halves, add_vector
+from diffamp.engine.law import Law
+from diffamp.engine.loading import decoder_layers
+from diffamp.engine.pairs import SharedPair
+from diffamp.engine.sampling import sample_grid
 from diffamp.judges import Judges
-from diffamp.law import Law
-from diffamp.loading import decoder_layers
 from diffamp.organisms.vectors import difference_of_means, learn_vector, save_vector
-from diffamp.pairs import SharedPair
 from diffamp.prompts import Prompt, load_exemplars, load_prompts, load_refusals
 from diffamp.runtime import setup
-from diffamp.sampling import sample_grid
 
 
 def main(name: str) -> None:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.law import Law
-from diffamp.pairs import ModelPair
-from diffamp.prefill import Prefill
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.prefill import Prefill
 from diffamp.prompts import Prompt, encode
 
 Tokens = tuple[int, ...]

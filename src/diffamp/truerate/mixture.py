@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffamp.graphs import new_batch
-from diffamp.law import Law, inverse_cdf
-from diffamp.noise import uniforms
-from diffamp.pairs import ModelPair
-from diffamp.prefill import Prefill
+from diffamp.engine.graphs import new_batch
+from diffamp.engine.law import Law, inverse_cdf
+from diffamp.engine.noise import uniforms
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.prefill import Prefill
+from diffamp.engine.sampling import NonFiniteLogitsError, check_grid
 from diffamp.prompts import Prompt
-from diffamp.sampling import NonFiniteLogitsError, check_grid
 from diffamp.truerate.estimators import balance_ratios
 from diffamp.truerate.events import Event, log_complement
 
@@ -86,7 +86,7 @@ def sample_mixture(
 
     Args:
         event: its `open_tokens` let the weight of a miss be that of leaving the event, whatever token did it.
-        token_budget: as for `diffamp.sampling.sample_grid`.
+        token_budget: as for `diffamp.engine.sampling.sample_grid`.
 
     Returns:
         One row per answer: prompt_id, alpha (the component), sample, hit, tokens, and log_probs (tokens, components):
@@ -133,7 +133,7 @@ class _Unit:
         self.verdict: list[bool | None] = [None] * len(self.rows)
 
     def draw(self, rows: Tensor, before: Tensor, after: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
-        """One token for each row, and which of them go on: a `diffamp.batch.Draw`."""
+        """One token for each row, and which of them go on: a `diffamp.engine.batch.Draw`."""
         parts = zip(rows.split(ROWS), line.to(before.device).split(ROWS), strict=True)
         drawn = torch.cat([self._draw(part.tolist(), before[at], after[at]) for part, at in parts])
         return drawn.cpu(), torch.tensor([self.verdict[r] is None for r in rows.tolist()])

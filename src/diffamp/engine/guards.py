@@ -21,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from diffamp.amplify import amplify
+from diffamp.engine.amplify import amplify
 
 NUCLEUS = 1024
 """Tokens among which a nucleus is looked for first: a full sort of the vocabulary costs many times a topk."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from diffamp.halves import Halves, LowRank, add_low_rank
+from diffamp.engine.halves import Halves, LowRank, add_low_rank
 
 
 class _Group:

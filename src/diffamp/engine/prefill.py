@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffamp.cache import PairCache
-from diffamp.pairs import ModelPair
+from diffamp.engine.cache import PairCache
+from diffamp.engine.pairs import ModelPair
 
 
 class Prefill:
     """Both models' states of some prompts, and the logits of each one's last token.
 
-    They depend on no alpha and no guard: every grid over these prompts goes on from here (`diffamp.batch`).
+    They depend on no alpha and no guard: every grid over these prompts goes on from here (`diffamp.engine.batch`).
 
     Attributes:
         lengths: (prompts,) tokens.
         longest: the largest of them.
         before, after: (prompts, vocab) logits, raw.
         states: of each layer keys and values, (halves, prompts, heads, longest, head_dim), every prompt's last token in
-            the last column; a stacked layer (`diffamp.cache.PairCache`) holds two halves.
+            the last column; a stacked layer (`diffamp.engine.cache.PairCache`) holds two halves.
     """
 
     @torch.inference_mode()

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from diffamp.cache import PairCache
-from diffamp.guards import Guard
+from diffamp.engine.cache import PairCache
+from diffamp.engine.guards import Guard
 
 
 class PairedLogits(Protocol):
-    """What the amplified model needs of a pair (`diffamp.pairs.ModelPair` has it)."""
+    """What the amplified model needs of a pair (`diffamp.engine.pairs.ModelPair` has it)."""
 
     modules: list[PreTrainedModel]
     vocab_size: int
@@ -53,7 +53,7 @@ class AmplifiedLM(PreTrainedModel, GenerationMixin):
     """`after + alpha * (after - before)` with transformers' own `generate`: greedy, sampling, beams, streaming,
     stopping criteria, `pipeline("text-generation")` and evaluation harnesses work as with any causal model.
 
-    Built by `ModelPair.amplify`. Large grids go faster through `diffamp.sampling`, which shares this forward.
+    Built by `ModelPair.amplify`. Large grids go faster through `diffamp.engine.sampling`, which shares this forward.
     """
 
     main_input_name = "input_ids"

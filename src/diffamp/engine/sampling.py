@@ -1,7 +1,8 @@
 """Samples from the amplified difference: prompts x laws x alphas x samples, in one batch that never idles.
 
 Every distinct prompt is prefilled once for all its rows, and rows of it that have drawn the same tokens are decoded
-once. Rows of different prompts share a batch; a finished row leaves and what waits takes its place (`diffamp.batch`).
+once. Rows of different prompts share a batch; a finished row leaves and what waits takes its place
+(`diffamp.engine.batch`).
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffamp.graphs import Captured, captured, new_batch
-from diffamp.law import PER_TOKEN, Law
-from diffamp.noise import uniforms
-from diffamp.pairs import ModelPair
-from diffamp.prefill import Prefill
+from diffamp.engine.graphs import Captured, captured, new_batch
+from diffamp.engine.law import PER_TOKEN, Law
+from diffamp.engine.noise import uniforms
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.prefill import Prefill
+from diffamp.engine.records import Records, by_guard
 from diffamp.prompts import Prompt, encode
-from diffamp.records import Records, by_guard
 
 ROWS_PER_UNIT = 512
 """Work is recorded in units of about so many rows: small enough to lose little, large enough to fill a batch."""
 
-CODE = ("adapters", "amplify", "attention", "batch", "cache", "checkpoints", "graphs", "guards", "halves", "head",
-        "law", "linear", "loading", "model", "noise", "norms", "pairs", "prefill", "prompts", "runtime",
-        "sampling", "vocabulary")  # fmt: skip
+PACKAGE = Path(__file__).parents[1]
+CODE = (*(f"engine/{name}.py" for name in (
+    "adapters", "amplify", "attention", "batch", "cache", "checkpoints", "graphs", "guards", "halves", "head", "law",
+    "linear", "loading", "model", "noise", "norms", "pairs", "prefill", "sampling", "vocabulary",
+)), "prompts.py", "runtime.py")  # fmt: skip
 """Every module that a sample passes through."""
 
 log = logging.getLogger(__name__)
@@ -114,7 +117,7 @@ def sample_grids(
         prompts: encoded with the tokenizer's chat template where it has one and the prompt is not raw.
         grids: by the name of their guard.
         max_new_tokens: a row ends there or at an end token.
-        seed: of the coupled noise (`diffamp.noise`): all laws and alphas of a prompt and sample have the same luck.
+        seed: of the coupled noise (`diffamp.engine.noise`): all laws and alphas of a prompt and sample have one luck.
         token_budget: columns of key/value cache in a batch, over all slots (the prompts' own states take as many again
             at the most); sets the number of slots. Halved, with a warning, when memory runs out.
         records: where units are kept and resumed from; None keeps everything in memory.
@@ -172,7 +175,7 @@ def _digest_of_code() -> str:
     """Samples of other code are never taken for this code's."""
     digest = hashlib.sha256()
     for name in CODE:
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+        digest.update((PACKAGE / name).read_bytes())
     return digest.hexdigest()
 
 
@@ -285,7 +288,7 @@ class _Unit:
         after: Tensor,
         line: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Draw for each row under its own law, and record it: a `diffamp.batch.Draw`."""
+        """Draw for each row under its own law, and record it: a `diffamp.engine.batch.Draw`."""
         index = rows.numpy()
         step = torch.from_numpy(self.lengths[index])
         device = before.device

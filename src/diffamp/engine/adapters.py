@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from diffamp.checkpoints import PairError, damaged, load_model, load_tokenizer
-from diffamp.halves import Halves, LowRank
-from diffamp.linear import NotByRowError
-from diffamp.pairs import ModelPair, SeparatePair, SharedPair
+from diffamp.engine.checkpoints import PairError, damaged, load_model, load_tokenizer
+from diffamp.engine.halves import Halves, LowRank
+from diffamp.engine.linear import NotByRowError
+from diffamp.engine.pairs import ModelPair, SeparatePair, SharedPair
 from diffamp.params import Precision
 
 
@@ -38,17 +38,18 @@ def adapter_pair(
     off around two passes: slower, the same numbers. Adapters that put virtual tokens before the prompt are refused.
 
     Args:
-        float32_body: see `diffamp.checkpoints.load_model`.
+        float32_body: see `diffamp.engine.checkpoints.load_model`.
         scale: multiplies the LoRA terms: amplification of the weights, to be compared with that of the logits.
         shared: False takes two passes in any case, for a `SeparatePair`.
     """
-    wrapped, tokenizer = _wrapped(base, adapter, precision, float32_body), load_tokenizer(base)
+    wrapped = load_adapter(base, adapter, precision, float32_body=float32_body)
+    tokenizer = load_tokenizer(base)
     if any(c.is_prompt_learning for c in wrapped.peft_config.values()):
         raise PairError(f"the adapter in {adapter} puts virtual tokens before the prompt, which a pair cannot share")
     try:
         found = shared_pair(wrapped, tokenizer, scale) if shared else None
     except NotByRowError:
-        wrapped, found = _wrapped(base, adapter, precision, float32_body), None
+        wrapped, found = load_adapter(base, adapter, precision, float32_body=float32_body), None
     if found is not None:
         return found
     if scale != 1:
@@ -73,14 +74,21 @@ def _biased(wrapped: PeftModel) -> bool:
     return any(getattr(c, "bias", "none") != "none" for c in wrapped.peft_config.values())
 
 
-def _wrapped(base: Path, adapter: Path, precision: Precision, float32_body: bool) -> Any:
-    """The base with the adapter's layers in it."""
+def load_adapter(
+    base: Path, adapter: Path, precision: Precision = "bf16", *, float32_body: bool = False, trainable: bool = False
+) -> PeftModel:
+    """The base with the adapter's layers in it, as peft's model.
+
+    Args:
+        float32_body: see `diffamp.engine.checkpoints.load_model`.
+        trainable: the adapter's weights take gradients.
+    """
     weights = adapter / "adapter_model.safetensors"
     if not (adapter / "adapter_config.json").is_file() or not weights.is_file():
         raise PairError(f"no adapter in {adapter}: run `make repro`, or correct `adapter` in params.yaml")
     model = load_model(base, precision, float32_body=float32_body)
     try:
-        wrapped = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, local_files_only=True)
         with safe_open(weights, framework="pt") as stored:
             trained = sum(".lora_A." in key for key in stored.keys())  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffamp.cache import ClockLayer, PairCache, blank
-from diffamp.prefill import Prefill
+from diffamp.engine.cache import ClockLayer, PairCache, blank
+from diffamp.engine.prefill import Prefill
 
 Draw = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(rows, before, after, line) -> the tokens drawn, on the CPU, and which rows go on.

@@ -17,10 +17,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from diffamp.batch import Batch, Group
-from diffamp.cache import DeviceClockLayer, PairCache
-from diffamp.pairs import ModelPair
-from diffamp.prefill import Prefill
+from diffamp.engine.batch import Batch, Group
+from diffamp.engine.cache import DeviceClockLayer, PairCache
+from diffamp.engine.pairs import ModelPair
+from diffamp.engine.prefill import Prefill
 
 WINDOWS = 16
 """Graphs of the forward pass, at the most: each reads so many more columns of the cache."""

@@ -1,4 +1,4 @@
-"""The method, as a pure function on logits. What keeps its text sensible is in `diffamp.guards`.
+"""The method, as a pure function on logits. What keeps its text sensible is in `diffamp.engine.guards`.
 
 "Logits" and "log-probs" are interchangeable before a mask, since a constant added to a whole vector changes no
 distribution.

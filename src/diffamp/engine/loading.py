@@ -14,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from diffamp import guards, paths
-from diffamp.adapters import adapter_pair
-from diffamp.checkpoints import PairError, load_model, load_tokenizer, text_config
-from diffamp.halves import Halves, add_vector
-from diffamp.law import Law
-from diffamp.pairs import ModelPair, ProxyPair, SeparatePair, SharedPair
+from diffamp import paths
+from diffamp.engine import guards
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.checkpoints import PairError, load_model, load_tokenizer, text_config
+from diffamp.engine.halves import Halves, add_vector
+from diffamp.engine.law import Law
+from diffamp.engine.pairs import ModelPair, ProxyPair, SeparatePair, SharedPair
+from diffamp.engine.vocabulary import Reconciliation, reconcile
 from diffamp.params import GuardParams, PairParams, Params, Precision
-from diffamp.vocabulary import Reconciliation, reconcile
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def load_pair(params: Params, name: str, *, float32_body: bool = False) -> Model
     """The pair of this name in params.yaml.
 
     Args:
-        float32_body: see `diffamp.checkpoints.load_model`.
+        float32_body: see `diffamp.engine.checkpoints.load_model`.
 
     Raises:
         PairError, ParamsError: something it names is missing, damaged or does not fit.
@@ -71,7 +72,7 @@ def folders_of(params: Params, pair: PairParams) -> list[Path]:
 def checkpoint_pair(
     before: Path, after: Path, precision: Precision = "bf16", *, float32_body: bool = False, overlap: float = 0.95
 ) -> SeparatePair:
-    """Two checkpoints, whose vocabularies may differ in a few tokens (`diffamp.vocabulary`).
+    """Two checkpoints, whose vocabularies may differ in a few tokens (`diffamp.engine.vocabulary`).
 
     Prompts take the after-model's template; `models.NAME.chat_template` in params.yaml puts another in its place.
 

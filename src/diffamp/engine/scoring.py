@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from diffamp.law import PER_TOKEN, Law
-from diffamp.pairs import ModelPair
+from diffamp.engine.law import PER_TOKEN, Law
+from diffamp.engine.pairs import ModelPair
 from diffamp.prompts import Prompt, encode
 
 Text = tuple[str | Prompt, Sequence[int]]

@@ -66,7 +66,7 @@ class ClockLayer(DynamicLayer):
     is_croppable = False
 
     def __init__(self, capacity: int, exact: bool = False) -> None:
-        """`exact`: hold float32, whatever the model computes in (`diffamp.pairs` finds out whether that is safe)."""
+        """`exact`: hold float32, whatever the model computes in (`diffamp.engine.pairs` finds out if that is safe)."""
         super().__init__()
         self.capacity = capacity
         self.exact = exact

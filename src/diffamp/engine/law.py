@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from diffamp.guards import UNGUARDED, Guard
+from diffamp.engine.guards import UNGUARDED, Guard
 
 PER_TOKEN = ("logp_before", "logp_after", "logp_alpha", "kl_alpha_after", "kl_after_alpha")
 """What is said of each token, in nats."""

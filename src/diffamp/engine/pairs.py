@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from diffamp.attention import NAME, write_out
-from diffamp.cache import ClockLayer, DeviceClockLayer, PairCache
-from diffamp.guards import UNGUARDED, Guard
-from diffamp.halves import Halves, LowRank, Side
-from diffamp.head import head_sees
-from diffamp.linear import fuse
-from diffamp.model import AmplifiedLM
-from diffamp.norms import fuse_norms
-from diffamp.vocabulary import Reconciliation
+from diffamp.engine.attention import NAME, write_out
+from diffamp.engine.cache import ClockLayer, DeviceClockLayer, PairCache
+from diffamp.engine.guards import UNGUARDED, Guard
+from diffamp.engine.halves import Halves, LowRank, Side
+from diffamp.engine.head import head_sees
+from diffamp.engine.linear import fuse
+from diffamp.engine.model import AmplifiedLM
+from diffamp.engine.norms import fuse_norms
+from diffamp.engine.vocabulary import Reconciliation
 
 
 class ModelPair(ABC):
@@ -69,7 +69,7 @@ class ModelPair(ABC):
         """An empty cache: growing, or with `capacity` preallocated columns on a shared clock.
 
         Args:
-            column: the clock, where it is a tensor on the device (`diffamp.cache.DeviceClockLayer`).
+            column: the clock, where it is a tensor on the device (`diffamp.engine.cache.DeviceClockLayer`).
         """
 
     @abstractmethod
@@ -200,7 +200,7 @@ def _only_attention_reads(model: PreTrainedModel) -> bool:
 
 
 class SharedPair(ModelPair):
-    """A base whose after half carries additions (`diffamp.halves`): one forward of the batch `[before; after]`.
+    """A base whose after half carries additions (`diffamp.engine.halves`): one forward of the batch `[before; after]`.
 
     Args:
         terms: linear layer -> its low-rank term; steering vectors are hooks of the model already.
