@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations, product
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
@@ -224,3 +225,13 @@ def test_labels_as_the_judges_read_them(labels: list[dict], monkeypatch: pytest.
         {k: v for k, v in row.items() if k != "logp_before"} for row in labels
     ]
     assert [list(row) for row in frame.logp_before] == [row["logp_before"] for row in labels]
+
+
+def test_labels_of_another_base_are_for_validation_alone(labels: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    frame = load_labels("gemma_labels.jsonl")
+    assert set(frame.split) == {"validate"}
+    assert set(frame.columns) == set(labels[0])  # nothing of what made the text
+    assert not set(frame.text) & {row["text"] for row in labels}
+    assert min(frame.refusal.sum(), (~frame.refusal).sum()) >= 10
+    assert all(np.isfinite(logp).all() and (logp <= 0).all() and len(logp) > 1 for logp in frame.logp_before)

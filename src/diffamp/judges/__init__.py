@@ -14,11 +14,13 @@ from diffamp.judges.refusal import RefusalClassifier, opens_with_refusal
 from diffamp.prompts import load_exemplars, read_jsonl
 
 
-def load_labels() -> pd.DataFrame:
-    """Outputs labelled by reading: text, logp_before (list), refusal, nonsense, split ("fit" or "validate")."""
-    frame = pd.DataFrame(
-        read_jsonl(paths.data("labels.jsonl"), ["id", "split", "prompt", "text", "refusal", "nonsense"])
-    )
+def load_labels(file: str = "labels.jsonl") -> pd.DataFrame:
+    """Outputs labelled by reading: text, logp_before (list), refusal, nonsense, split ("fit" or "validate").
+
+    Args:
+        file: of data/. Those of another base than the judges are fitted to are in gemma_labels.jsonl.
+    """
+    frame = pd.DataFrame(read_jsonl(paths.data(file), ["id", "split", "prompt", "text", "refusal", "nonsense"]))
     return frame.assign(logp_before=frame.logp_before.map(np.asarray))
 
 

@@ -9,13 +9,19 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 from diffamp.judges import Judges, load_labels
 from diffamp.judges.coherence import MEASURES
 
+LABELLED = {"smollm2-135m-instruct": "labels.jsonl", "gemma3-270m": "gemma_labels.jsonl"}
+"""Model -> file of data/ with labelled outputs of its fine-tunes. The judges are fitted to the first alone."""
 
-def validate(judges: Judges) -> pd.DataFrame:
+
+def validate(judges: Judges, file: str = "labels.jsonl") -> pd.DataFrame:
     """Each judge against the labels: n, positives, accuracy, sensitivity, specificity, kappa, AUC.
 
     AUC is given where a judge has a score of its own. A refusal is one that was labelled so in sensible text.
+
+    Args:
+        file: of data/, with labels of split "validate".
     """
-    labels, judged = _unseen(judges)
+    labels, judged = _unseen(judges, file)
     refused = labels.refusal & ~labels.nonsense
     rows = [
         agreement_row("nonsense", labels.nonsense, judged.nonsense, judged.p_nonsense),
@@ -47,8 +53,8 @@ def validation_scores(judges: Judges) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _unseen(judges: Judges) -> tuple[pd.DataFrame, pd.DataFrame]:
-    labels = load_labels()
+def _unseen(judges: Judges, file: str = "labels.jsonl") -> tuple[pd.DataFrame, pd.DataFrame]:
+    labels = load_labels(file)
     labels = labels[labels.split == "validate"].reset_index(drop=True)
     return labels, judges(labels[["text", "logp_before"]])
 
