@@ -103,6 +103,16 @@ def transfer(pair: str) -> Path:
     return find_root() / "artifacts" / "transfer" / pair
 
 
+def reinforced() -> Path:
+    """Folder of the adapter that GRPO trained on (the large profile)."""
+    return find_root() / "large" / "organisms" / "grpo"
+
+
+def reinforced_answers() -> Path:
+    """Answers to tasks at every alpha between the student and what GRPO made of it, with their verdicts."""
+    return find_root() / "large" / "grpo.parquet"
+
+
 def refusal_classifier() -> Path:
     """Coefficients of the judge of refusals."""
     return find_root() / "artifacts" / "refusal-classifier.json"

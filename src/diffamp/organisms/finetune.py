@@ -93,7 +93,6 @@ def train(
         model.peft_config["default"].base_model_name_or_path = "/".join(Path(base.name_or_path).parts[-2:])
     with tempfile.TemporaryDirectory(prefix="diffamp-training-") as scratch:
         config = SFTConfig(
-            output_dir=scratch,
             num_train_epochs=max(epochs, 1),
             max_steps=-1,
             per_device_train_batch_size=batch_size,
@@ -102,15 +101,9 @@ def train(
             warmup_steps=0.1,
             completion_only_loss=True,
             train_sampling_strategy="group_by_length",  # short with short: little padding
-            gradient_checkpointing=False,
             # an adapter beside bf16 weights needs no autocast on a CPU; float32 weights gain half of the time by it
             bf16=torch.cuda.is_available() or rank is None,
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            seed=seed,
-            disable_tqdm=None,
+            **quietly(scratch, seed),
         )
         rows = [_example(tokenizer, prompt, tokens) for prompt, tokens in examples]
         trainer_type: Any = SFTTrainer if learn_from == "text" else DistillationTrainer
@@ -123,6 +116,20 @@ def train(
             trainer.train()
             log = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
     write(model, None if rank is not None else tokenizer, log, folder)
+
+
+def quietly(scratch: str, seed: int) -> dict[str, Any]:
+    """What every trainer is told: this machine's device, a line of log per step, nothing written or reported."""
+    return {
+        "output_dir": scratch,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "seed": seed,
+        "disable_tqdm": None,
+    }
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, prompt: str | Prompt, tokens: Iterable[int]) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from diffamp.organisms.finetune import write
+from diffamp.organisms.finetune import quietly, write
 from diffamp.params import ReinforceParams
 from diffamp.tasks.draw import Task, correct
 
@@ -50,7 +50,6 @@ def reinforce(
     per_step = settings.prompts * settings.answers
     with tempfile.TemporaryDirectory(prefix="diffamp-training-") as scratch:
         config = GRPOConfig(
-            output_dir=scratch,
             max_steps=settings.steps,
             per_device_train_batch_size=min(MICROBATCH, per_step),
             gradient_accumulation_steps=max(1, per_step // MICROBATCH),
@@ -61,14 +60,8 @@ def reinforce(
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=0.05,
             beta=0.0,
-            gradient_checkpointing=False,
             bf16=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            seed=seed,
-            disable_tqdm=None,
+            **quietly(scratch, seed),
         )
         trainer = GRPOTrainer(
             model=student,

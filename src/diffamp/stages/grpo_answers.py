@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from diffamp import params, paths, reinforced
+from diffamp import params, paths
 from diffamp.engine.adapters import load_adapter
 from diffamp.engine.checkpoints import load_tokenizer
 from diffamp.engine.law import Law
@@ -28,7 +28,7 @@ def main() -> None:
     setup(p.seed, p.threads)
     r, base = p.reinforce, paths.model(p.base.model)
     before, after = (
-        load_adapter(base, folder, p.base.precision) for folder in (paths.organism(r.student), reinforced.adapter())
+        load_adapter(base, folder, p.base.precision) for folder in (paths.organism(r.student), paths.reinforced())
     )
     pair = SeparatePair(before, after, load_tokenizer(base))
     half, difficulties = r.test_tasks // 2, p.reasoning.difficulties
@@ -53,7 +53,7 @@ def main() -> None:
             desc=f"{split} tasks",
         )
         frames.append(verdicts(answers, tasks).assign(split=split))
-    pd.concat(frames, ignore_index=True)[KEPT].to_parquet(reinforced.answers(), index=False)
+    pd.concat(frames, ignore_index=True)[KEPT].to_parquet(paths.reinforced_answers(), index=False)
 
 
 if __name__ == "__main__":

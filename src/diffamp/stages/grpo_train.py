@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffamp import params, paths, reinforced
+from diffamp import params, paths
 from diffamp.engine.adapters import load_adapter
 from diffamp.engine.checkpoints import load_tokenizer
 from diffamp.organisms.reinforce import reinforce
@@ -18,7 +18,7 @@ def main() -> None:
     # of another seed than those that the student saw worked, which may be among them
     tasks = draw_tasks(TRAINED, p.reinforce.tasks, p.seed + 1, "train", p.reasoning.difficulties)
     limit = p.reasoning.max_new_tokens
-    reinforce(student, load_tokenizer(base), tasks, reinforced.adapter(), p.reinforce, limit, p.seed)
+    reinforce(student, load_tokenizer(base), tasks, paths.reinforced(), p.reinforce, limit, p.seed)
 
 
 if __name__ == "__main__":
