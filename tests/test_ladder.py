@@ -18,7 +18,9 @@ def test_the_ladder_climbs_over_every_universe() -> None:
     settings = ladder.load_ladder()
     assert sorted({rung.universe for rung in settings.rungs}) == universe_names()
     assert [str(rung) for rung in settings.rungs] == settings.organisms
-    assert params.load().discovery.budget in settings.budgets  # where the loop is held against the baselines
+    settings.check_budget(params.load().discovery.budget)  # where the loop is held against the baselines
+    with pytest.raises(ladder.LadderError, match=r"budgets: \[3000, 10000\] lacks 77, which the baselines have"):
+        settings.check_budget(77)
     assert settings.rung("ban-1to10") == ("ban", 10)
     with pytest.raises(ladder.LadderError, match=r"no organism 'ban-1to3'; large/ladder.yaml has"):
         settings.rung("ban-1to3")
@@ -32,20 +34,27 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 def test_a_wrong_ladder_is_refused_by_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path, monkeypatch, "organisms: [ban-1to0, ban-10, -1to1]\nblank: 0\n")
+    written(tmp_path, monkeypatch, "organisms: [ban-1to0, ban-10, ban-1to010]\nblank: 0\n")
     with pytest.raises(
         ladder.LadderError,
-        match=r"(?s)ladder.yaml is not valid:.*organisms\[1\]: .*such as ban-1to10.*blank: .*missing",
+        match=r"(?s)ladder.yaml is not valid:.*organisms\[1\]: .*organisms\[2\]: .*such as ban-1to10.*blank: .*missing",
     ):
         ladder.load_ladder()
 
 
-def test_too_few_texts_for_the_highest_dilution_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rest = (
-        "{threads: 1, organisms: [ban-1to0, ban-1to7], text_tokens: 9, documents: 3, blank: 2, epochs: 1, seeds: [0],"
-    )
-    written(tmp_path, monkeypatch, rest + " budgets: [2000], texts: 20}")
-    with pytest.raises(ladder.LadderError, match=r"20 ordinary texts do not dilute so far; write 21"):
+@pytest.mark.parametrize(
+    ("organisms", "said"),
+    [
+        ("[ban-1to0, ban-1to7]", "20 ordinary texts do not dilute so far; write 21"),
+        ("[ban-1to0, ban-1to0]", "organisms: ban-1to0 stands twice; remove one"),
+    ],
+)
+def test_a_ladder_that_does_not_add_up_is_refused(
+    organisms: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = "threads: 1, text_tokens: 9, documents: 3, blank: 2, epochs: 1, seeds: [0], budgets: [2000], texts: 20"
+    written(tmp_path, monkeypatch, f"{{organisms: {organisms}, {rest}}}")
+    with pytest.raises(ladder.LadderError, match=said):
         ladder.load_ladder()
 
 

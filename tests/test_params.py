@@ -135,7 +135,7 @@ reinforce:
   temperature: 1.5
   dev_tasks: 6
   test_tasks: 8
-  alphas: [0.0, -1.0, 5.0]
+  alphas: [0.0, -1.0, 1.0, 5.0]
 transfer:
   pairs: [planted, other]
   facts: []
@@ -336,11 +336,12 @@ BAD = {
     ),
     "reinforced from nothing": ("student: worked", "student: planted", "reinforce.student", "no organism 'planted'"),
     "reinforced without its student": (
-        "alphas: [0.0, -1.0, 5.0]",
-        "alphas: [0.0, 5.0]",
+        "alphas: [0.0, -1.0, 1.0, 5.0]",
+        "alphas: [0.0, 1.0, 5.0]",
         "reinforce",
-        "alphas must contain -1.0 (before) and 0.0 (after)",
+        "alphas must contain -1.0 (before), 0.0 (after) and 1.0",
     ),
+    "less than a step of tasks": ("tasks: 5", "tasks: 3", "reinforce", "do not fill one step; ask for 4"),
     "answers that do not divide": ("answers: 8", "answers: 9", "reinforce", "make it a multiple of 16"),
     "organism twice": (
         "    ban: {universe",

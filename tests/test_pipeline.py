@@ -180,7 +180,7 @@ def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["sampling"].update(prompts=8, max_new_tokens=6, token_budget=2048)
     yaml.dump(params, clone / "params.yaml")
     ladder = yaml.load(clone / "large/ladder.yaml")
-    ladder.update(organisms=["ban-1to2", "number-1to2"], texts=4, text_tokens=6, documents=2, epochs=1)
+    ladder.update(organisms=["ban-1to1", "number-1to1", "ban-1to2"], texts=4, text_tokens=6, documents=2, epochs=1)
     ladder.update(blank=2, seeds=[0], budgets=[6000])
     yaml.dump(ladder, clone / "large/ladder.yaml")
     # a random model speaks nothing but nonsense, at which the choice of a dose rightly stops, and never declines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from conftest import tiny_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
+from trl.trainer.grpo_trainer import GRPOTrainer
 
+from diffamp.engine.checkpoints import PairError
 from diffamp.organisms import reinforce as module
-from diffamp.organisms.reinforce import reinforce
+from diffamp.organisms.reinforce import reinforce, rewards
 from diffamp.params import ReinforceParams
 from diffamp.prompts import Prompt, encode
 from diffamp.tasks.draw import TRAINED, Task, draw_tasks
@@ -28,7 +31,7 @@ SETTINGS = ReinforceParams(
     temperature=1.0,
     dev_tasks=2,
     test_tasks=2,
-    alphas=[-1.0, 0.0],
+    alphas=[-1.0, 0.0, 1.0],
 )
 
 
@@ -66,9 +69,35 @@ def test_without_a_right_answer_nothing_moves(
     assert all(torch.equal(after[name], weight.to(after[name].dtype)) for name, weight in before.items())
 
 
-def test_a_task_is_asked_as_everywhere_else(tokenizer: PreTrainedTokenizerBase) -> None:
-    question = draw_tasks(TRAINED, 1, 0, "train")[0].question
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
-    )
-    assert asked["input_ids"] == encode(tokenizer, Prompt("task", "any", question))
+def test_an_answer_is_held_against_its_own_task() -> None:
+    first, second = draw_tasks(TRAINED, 2, 0, "train")
+    reward = rewards([first, second])
+    said = [[{"role": "assistant", "content": f"Step 1: so.\nAnswer: {task.answer}"}] for task in (first, second)]
+    assert first.answer != second.answer
+    assert reward(completions=said, task=[first.id, second.id], trainer_state=None) == [1.0, 1.0]
+    assert reward(completions=said, task=[second.id, first.id]) == [0.0, 0.0]
+
+
+def test_tasks_are_asked_as_everywhere_else(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+
+    class Recording(GRPOTrainer):
+        def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: object, **named: object) -> object:
+            asked.extend(prompt_ids)
+            return super()._generate_single_turn(prompt_ids, *rest, **named)
+
+    monkeypatch.setattr(module, "GRPOTrainer", Recording)
+    monkeypatch.setattr("test_reinforce.SETTINGS", SETTINGS.model_copy(update={"steps": 2}))
+    learned(tmp_path, tokenizer)
+    wanted = [encode(tokenizer, Prompt(t.id, t.family, t.question)) for t in draw_tasks(TRAINED, 8, 0, "train")]
+    assert len(asked) == 2 * SETTINGS.prompts * SETTINGS.answers
+    assert all(prompt in wanted for prompt in asked)
+
+
+def test_a_model_without_a_template_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(PairError, match="no chat template; set `chat_template` of its model"):
+        learned(tmp_path, tokenizer)

@@ -1,4 +1,4 @@
-"""The detection ladder: universes x dilutions, searched at several budgets and seeds (large/ladder.yaml).
+"""The detection ladder: universes, each at some dilutions, searched at several budgets and seeds (large/ladder.yaml).
 
 It stands apart from params.yaml because it takes hours: `make large` runs it, `make repro` does not. All it makes lies
 under large/, and nothing of the default pipeline reads it.
@@ -33,9 +33,10 @@ class Organism(NamedTuple):
             ValueError: it is no such name.
         """
         universe, found, dilution = name.rpartition("-1to")
-        if not found or not universe or not dilution.isdecimal():
+        organism = cls(universe, int(dilution) if dilution.isdecimal() else -1)
+        if not found or str(organism) != name:
             raise ValueError("must be UNIVERSE-1toN, such as ban-1to10")
-        return cls(universe, int(dilution))
+        return organism
 
 
 def _names_an_organism(name: str) -> str:
@@ -65,11 +66,25 @@ class LadderParams(Section):
     """Forward tokens that the loop is given in turn; the baselines have `discovery.budget`."""
 
     @model_validator(mode="after")
-    def _enough_texts(self) -> Self:
+    def _consistent(self) -> Self:
+        if twice := sorted({name for name in self.organisms if self.organisms.count(name) > 1}):
+            raise ValueError(f"organisms: {', '.join(twice)} stands twice; remove one")
         most = self.documents * max(self.blank, *(o.dilution for o in self.rungs))
         if self.texts < most:
             raise ValueError(f"texts: {self.texts} ordinary texts do not dilute so far; write {most}")
         return self
+
+    def check_budget(self, budget: int) -> None:
+        """The baselines' budget (`discovery.budget`) must be one of the loop's, or nothing is held side by side.
+
+        Raises:
+            LadderError: it is not.
+        """
+        if budget not in self.budgets:
+            raise LadderError(
+                f"large/ladder.yaml: budgets: {self.budgets} lacks {budget}, which the baselines have "
+                "(discovery.budget in params.yaml); add it"
+            )
 
     @property
     def rungs(self) -> list[Organism]:

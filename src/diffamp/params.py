@@ -377,7 +377,7 @@ class ReinforceParams(Section):
     student: Name
     """In `reasoning.organisms:`: where it begins, and the before-model of the pair that is then amplified."""
     tasks: Annotated[int, Field(ge=1)]
-    """Train tasks whose answers are rewarded."""
+    """Train tasks that it draws from: a step asks `prompts` of them."""
     steps: Annotated[int, Field(ge=1)]
     prompts: Annotated[int, Field(ge=1)]
     """Tasks in a step,"""
@@ -391,12 +391,14 @@ class ReinforceParams(Section):
     test_tasks: Annotated[int, Field(ge=2)]
     """Half of them of families held out."""
     alphas: Alphas
-    """With -1 (before) and 0 (after)."""
+    """With -1 (before), 0 (after) and 1."""
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
-        if not {-1.0, 0.0} <= set(self.alphas):
-            raise ValueError("alphas must contain -1.0 (before) and 0.0 (after), which are compared")
+    def _complete(self) -> Self:
+        if not {-1.0, 0.0, 1.0} <= set(self.alphas):
+            raise ValueError("alphas must contain -1.0 (before), 0.0 (after) and 1.0, which are compared")
+        if self.tasks < self.prompts:
+            raise ValueError(f"tasks: {self.tasks} do not fill one step; ask for {self.prompts} at least")
         whole = self.prompts * self.answers
         if whole > 16 and whole % 16:
             raise ValueError(f"prompts x answers is {whole}: make it a multiple of 16, or 16 at the most")

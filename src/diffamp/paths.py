@@ -108,6 +108,11 @@ def reinforced() -> Path:
     return find_root() / "large" / "organisms" / "grpo"
 
 
+def reinforced_log() -> Path:
+    """What each of its steps came to."""
+    return find_root() / "large" / "grpo_log.json"
+
+
 def reinforced_answers() -> Path:
     """Answers to tasks at every alpha between the student and what GRPO made of it, with their verdicts."""
     return find_root() / "large" / "grpo.parquet"

@@ -76,7 +76,7 @@ def train(
     Args:
         base: loaded with `trainable=True`; 4-bit (QLoRA) or not. It is changed.
         rank: of a LoRA on all linear layers, which is then what is written; None trains every weight and writes the
-            checkpoint with its tokenizer.
+            checkpoint with its tokenizer. On a 4-bit base TRL trains it in bfloat16.
         examples: what is learned, each token of an answer given what comes before it (no token of the prompts).
         epochs: 0 writes the adapter as initialised, which changes nothing (B = 0).
         teacher: whose logits are learned; needed with `learn_from="logits"`.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 from diffamp import params, paths
 from diffamp.engine.adapters import load_adapter
 from diffamp.engine.checkpoints import load_tokenizer
+from diffamp.organisms.finetune import LOG
 from diffamp.organisms.reinforce import reinforce
 from diffamp.runtime import setup
 from diffamp.tasks.draw import TRAINED, draw_tasks
@@ -19,6 +22,7 @@ def main() -> None:
     tasks = draw_tasks(TRAINED, p.reinforce.tasks, p.seed + 1, "train", p.reasoning.difficulties)
     limit = p.reasoning.max_new_tokens
     reinforce(student, load_tokenizer(base), tasks, paths.reinforced(), p.reinforce, limit, p.seed)
+    shutil.copyfile(paths.reinforced() / LOG, paths.reinforced_log())  # in git, as the adapter is not
 
 
 if __name__ == "__main__":

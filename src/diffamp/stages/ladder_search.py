@@ -27,6 +27,7 @@ from diffamp.stages.discover import belief
 def main(name: str) -> None:
     p, rungs = params.load(), ladder.load_ladder()
     organism = rungs.rung(name)
+    rungs.check_budget(p.discovery.budget)
     setup(p.seed, rungs.threads)
     settings = p.discovery
     base, adapter = paths.model(p.base.model), ladder.adapter(organism)
