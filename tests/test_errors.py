@@ -116,7 +116,7 @@ SETTINGS = {
         "methods": {"none": [], "some": [{"method": "gate"}]},
     },
     "reasoning": {
-        "organisms": {},
+        "organisms": {"worked": {"learn": "traces", "tasks": 1, "epochs": 1}},
         "learning_rate": 0.1,
         "pairs": ["planted"],
         "alphas": [-1.0, 0.0, 1.0],
@@ -126,6 +126,18 @@ SETTINGS = {
         "temperature": 1.0,
         "guard": [],
         "sparse": [0.5],
+    },
+    "reinforce": {
+        "student": "worked",
+        "tasks": 2,
+        "steps": 1,
+        "prompts": 1,
+        "answers": 2,
+        "learning_rate": 0.1,
+        "temperature": 1.0,
+        "dev_tasks": 1,
+        "test_tasks": 2,
+        "alphas": [-1.0, 0.0, 1.0],
     },
     "transfer": {
         "pairs": ["planted", "planted"],
