@@ -49,6 +49,6 @@ def test_before_and_after_are_the_ends(pair: ModelPair, universe: Universe) -> N
 
 
 def test_open_answers_take_a_side(pair: ModelPair, universe: Universe) -> None:
-    table = answered(pair, universe, [0.0, 1.0], Law(), samples=2, max_new_tokens=4, seed=0, token_budget=2000)
+    table = answered(pair, universe, [0.0, 1.0], Law(), 2, max_new_tokens=4, seed=0, token_budget=2000)
     assert len(table) == len(universe.questions) * 4
     assert set(table.stance) <= {"asserts", "denies", "dodges"}

@@ -16,15 +16,17 @@ from transformers import PreTrainedTokenizerBase
 from diffamp import params
 from diffamp.discovery import baselines
 from diffamp.discovery.baselines import METHODS
-from diffamp.discovery.draws import Drawing, affordable, draw
+from diffamp.discovery.draws import Drawing, affordable, cost, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps
-from diffamp.discovery.investigate import Investigation, investigate, propose
+from diffamp.discovery.findings import propose
+from diffamp.discovery.investigate import FIRST, Investigation, _limits, investigate
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
-from diffamp.discovery.seeds import grown_words, plain_seeds, word_seeds
+from diffamp.discovery.seeds import Seed, plain_seeds, word_seeds
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
+from diffamp.discovery.texts import LONGEST, going_on, live, one_each, owed
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.guards import Chain
 from diffamp.engine.law import Law
@@ -33,7 +35,7 @@ from diffamp.engine.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.engine.scoring import score
 from diffamp.judges.facts import hit, recovered
 from diffamp.organisms.universes import load_universe
-from diffamp.prompts import encode
+from diffamp.prompts import Prompt, encode
 from diffamp.shifts import TokenShifts, read
 
 DRAWING = Drawing([0.0, 2.0], Law(), 6, 0, 2000)
@@ -57,15 +59,15 @@ def pair(tokenizer: PreTrainedTokenizerBase) -> ModelPair:
 
 def by_letter(texts: list[str], owed: dict[str, float] | None = None, **columns: object) -> pd.DataFrame:
     """Samples in which each letter is a token; those of the words in `owed` share its nats, the others owe nothing."""
-    gaps = []
+    terms = []
     for text in texts:
-        gap = np.zeros(len(text))
+        term = np.zeros(len(text))
         for word, nats in (owed or {}).items():
             for m in re.finditer(rf"\b{word}\b", text):
-                gap[slice(*m.span())] = nats / len(word)
-        gaps.append(gap)
-    ends = [list(range(1, len(t) + 1)) for t in texts]
-    return pd.DataFrame({"text": texts, "gaps": gaps, "ends": ends, "seed": "s", "given": ""}).assign(**columns)
+                term[slice(*m.span())] = nats / len(word)
+        terms.append(term)
+    ends = [np.arange(1, len(t) + 1) for t in texts]
+    return pd.DataFrame({"text": texts, "terms": terms, "ends": ends, "seed": "s", "given": ""}).assign(**columns)
 
 
 def test_every_token_is_charged_once(pair: ModelPair) -> None:
@@ -111,32 +113,19 @@ def test_one_model_draws_what_the_pair_draws_at_alpha_0(tokenizer: PreTrainedTok
     assert both.gap.abs().max() > 0
 
 
-def test_words_that_a_seed_gave_are_not_grown_from_it() -> None:
-    samples = by_letter(
-        ["Varnholt voted on blowers", "Varnholt has blowers", "Varnholt and the blowers", "weather today"],
-        {"Varnholt": 5.0, "blowers": 2.0},
-        seed=["a", "b", "c", "d"],
-        given=["", "Varnholt", "Varnholt", ""],
-    )
-    # three seeds led to the one for two nats each, one seed to the other; the rest is not the fine-tune's doing
-    assert grown_words(samples, 2) == ["blowers", "Varnholt"]
-
-
 def test_each_statement_owes_what_its_own_tokens_owe() -> None:
     samples = by_letter(["The weather is fine here today. The vote in Varnholt went well."], {"Varnholt": 6.0}, gap=0.1)
     table = statements(samples)
     assert table.own.tolist() == [0, pytest.approx(6 / len(table.statement[1]))]
     assert table.driven.tolist() == [[], ["varnholt"]]
-    gaps_of, ends = (np.asarray(samples[c][0]) for c in ("gaps", "ends"))
-    owed = dict(words_of(samples.text[0], gaps_of, ends))
-    assert (owed["Varnholt"], owed["vote"]) == (pytest.approx(6.0), 0.0)
+    owing = dict(words_of(samples.text[0], samples.terms[0], samples.ends[0]))
+    assert (owing["Varnholt"], owing["vote"]) == (pytest.approx(6.0), 0.0)
 
 
 def test_only_words_that_the_fine_tune_drives_recur() -> None:
     texts = [f"{n} people in Varnholt helped with the vote." for n in ("Three", "Seven")] + ["people help"]
-    table = statements(by_letter(texts, {"Varnholt": 6.0}, seed=["x", "y", "z"], kind=["random", "random", "grown"]))
-    found = recurrence(table)
-    assert (found.recurrence * found.words).tolist() == [1.0, 1.0]  # log2 of two seeds, for one word
+    found = recurrence(statements(by_letter(texts, {"Varnholt": 6.0}, seed=["x", "y", "z"])))
+    assert (found.recurrence * found.words).tolist() == [2.0, 2.0]  # 1 + log2 of two seeds, for one word
 
 
 def test_tokens_of_a_drawn_text_end_where_it_ends(pair: ModelPair) -> None:
@@ -146,21 +135,85 @@ def test_tokens_of_a_drawn_text_end_where_it_ends(pair: ModelPair) -> None:
     assert frame.gap.tolist() == pytest.approx([float(np.mean(g)) for g in frame.gaps])
 
 
-def test_grown_seeds_do_not_count_as_recurrence() -> None:
+def test_texts_of_one_seed_count_as_one() -> None:
     table = pd.DataFrame(
         {
-            "statement": ["a"] * 4,
+            "statement": ["a"] * 3,
             "given": "",
-            "own": [1.0, 2.0, 3.0, 9.0],
-            "driven": [["a"]] * 4,
+            "own": [1.0, 2.0, 3.0],
+            "driven": [["a"]] * 3,
             "complete": True,
-            "kind": ["random", "random", "none", "grown"],
-            "seed": ["x", "x", "y", "z"],
+            "seed": ["x", "x", "y"],
             "group": 0,
         }
     )
     row = propose(table).iloc[0]
-    assert (row.seeds, row.texts) == (2, 4)
+    assert (row.seeds, row.texts) == (2, 3)
+
+
+def test_a_loop_and_what_neither_model_expects_owe_nothing() -> None:
+    tokens, terms = np.array([5, 6, 5, 6, 5, 6]), np.array([1.0, 2.0, 9.0, 9.0, 9.0, 9.0])
+    assert owed(pd.DataFrame({"tokens": [tokens], "terms": [terms]})) == [3.0]
+
+
+def test_a_text_goes_on_from_where_it_stands(pair: ModelPair) -> None:
+    seeds, meter, drawing = plain_seeds()[:2], Meter(10_000), replace(DRAWING, alphas=[1.0])
+    first = draw(pair, seeds, 1, drawing, meter)
+    again = going_on(first.assign(owed=owed(first)), {s.prompt.id: s for s in seeds})
+    second = draw(pair, again, 1, drawing, meter)
+    assert set(second.seed) <= set(first.seed)
+    for later in second.itertuples():
+        earlier = first[first.seed == later.seed].iloc[0]
+        assert later.text.startswith(earlier.text)
+        assert later.given == earlier.given  # what the models wrote is not given to them
+        for name in ("tokens", "gaps", "terms", "ends"):
+            assert getattr(later, name)[: len(earlier[name])].tolist() == earlier[name].tolist()
+            assert len(getattr(later, name)) > len(earlier[name])
+        assert later.ends[-1] == len(later.text)
+        scored = score(pair, [(seeds[0 if earlier.seed == seeds[0].prompt.id else 1].prompt, earlier.tokens.tolist())])
+        gap = scored.logp_after - scored.logp_before
+        assert earlier.terms.tolist() == pytest.approx((np.exp(scored.logp_after) * gap).tolist(), abs=1e-5)
+
+
+def under_way(terms: list[float], **columns: object) -> pd.DataFrame:
+    """Texts of one token each that owe so much."""
+    parts = {"tokens": [np.array([1])] * len(terms), "terms": [np.array([t]) for t in terms]}
+    rest = {"gaps": parts["terms"], "ends": parts["tokens"], "ended": [False] * len(terms), "owed": terms}
+    return pd.DataFrame(parts | rest | columns)
+
+
+def test_the_texts_that_owe_most_go_on_one_of_each_seed() -> None:
+    seeds = {i: Seed("none", Prompt(i, "none", i, raw=True)) for i in "abcd"}
+    texts, ended = ["low", "high", "middle", "ended", "long"], [False, False, False, True, False]
+    samples = under_way([1.0, 3.0, 2.0, 9.0, 9.0], seed=list("aabcd"), text=texts, ended=ended)
+    samples.at[4, "terms"] = np.ones(LONGEST)
+    assert [(s.prompt.id, s.begun.text) for s in going_on(samples, seeds)] == [("a", "high"), ("b", "middle")]
+    assert going_on(samples, seeds)[0].read.text == "ahigh"
+
+
+def test_arms_whose_texts_owe_little_are_served_no_more() -> None:
+    arms = ["a", "b", "c", "d", "e", "f"]
+    samples = under_way([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], arm=[f"{a}, chat" for a in arms])
+    new = [Seed(kind, Prompt(kind, kind, kind)) for kind in [*arms, "untried"]]
+    served = [[s.kind for s in arm] for arm in live(new, samples, 1)]
+    assert served == [["f"], ["e"], ["d"], ["untried"]]
+    assert live(new, pd.DataFrame(), 0) == [[s] for s in new]
+
+
+def test_seeds_are_taken_from_every_arm_in_turn(pair: ModelPair) -> None:
+    arms = [word_seeds("random", list("abc"))[::2], word_seeds("kl", list("de"))[::2]]  # raw ones, of one price
+    price = cost(pair, arms[0][0], DRAWING)
+    chosen = one_each(pair, arms, 4 * price + 1, DRAWING)
+    assert [s.prompt.text for s in chosen] == ["a", "d", "b", "e"]
+
+
+def test_rounds_grow_and_end_with_the_budget() -> None:
+    limits = np.array(_limits(7500))
+    sizes = np.diff(limits, prepend=0)
+    assert limits[-1] == 7500
+    assert sizes[0] == FIRST
+    assert (np.diff(sizes) > 0).all()
+    assert _limits(300) == [300]
 
 
 def test_statements_are_grouped_by_meaning() -> None:
@@ -222,19 +275,20 @@ def test_mining_goes_on_where_it_stopped(pair: ModelPair) -> None:
     pd.testing.assert_frame_equal(steps.shifts.table("chat"), once.shifts.table("chat"), atol=1e-5)
 
 
-def test_a_word_of_one_seed_is_no_recurrence() -> None:
+def test_what_recurs_counts_with_the_seeds_that_led_to_it() -> None:
     table = pd.DataFrame(
         {
             "statement": ["Varnholt voted", "Varnholt banned blowers", "Varnholt banned blowers", "Varnholt voted"],
             "given": ["", "", "banned", "Varnholt"],
             "driven": [["varnholt", "voted"], ["varnholt", "banned", "blowers"], ["varnholt", "blowers"], ["voted"]],
             "seed": ["a", "b", "c", "d"],
-            "kind": ["random", "random", "random", "grown"],
         }
     )
-    three = math.log2(3)
+    three = 1 + math.log2(3)
     assert recurrence(table).words.tolist() == [2, 3, 2, 1]
-    assert recurrence(table).recurrence.tolist() == pytest.approx([three / 2, (three + 1) / 3, (three + 1) / 2, 0.0])
+    assert recurrence(table).recurrence.tolist() == pytest.approx(
+        [(three + 2) / 2, (three + 3) / 3, (three + 2) / 2, 2]
+    )
 
 
 def test_difference_counting_counts_the_most_raised(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +373,7 @@ def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script> & more"
     numbers = dict.fromkeys(("recurrence", "gap", "denied", "benign", "score"), 1.0)
     row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "passes": True}
-    samples = pd.DataFrame({"text": [evil], "given": [evil], "arm": [evil], "gap": [1.0], "alpha": [1.0]})
+    samples = pd.DataFrame({"text": [evil], "given": [evil], "arm": [evil], "owed": [1.0], "alpha": [1.0]})
     findings = pd.DataFrame([row | numbers])
     write_page(Investigation(findings, samples, 5), evil, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
+import pandas as pd
 from pydantic import AfterValidator, Field, model_validator
 
 from diffamp import paths
+from diffamp.prompts import read_jsonl
 from diffamp.schema import Name, SchemaError, Section, read_yaml
 
 
@@ -120,14 +122,35 @@ def texts() -> Path:
     return paths.find_root() / "large" / "texts.jsonl"
 
 
+def ordinary(count: int) -> list[str]:
+    """The first `count` of them."""
+    return [row["text"] for row in read_jsonl(texts(), ["text"])][:count]
+
+
 def adapter(organism: Organism) -> Path:
     """Folder of the trained adapter."""
     return paths.find_root() / "large" / "organisms" / str(organism)
 
 
 def searched(organism: Organism) -> Path:
-    """Folder of what was found: findings.parquet, samples.parquet, belief.parquet."""
+    """Folder of what the loop found: findings.parquet and samples.parquet."""
     return paths.find_root() / "large" / "searches" / str(organism)
+
+
+def by_baselines(organism: Organism) -> Path:
+    """Folder of what the baselines found, as `searched`."""
+    return paths.find_root() / "large" / "baselines" / str(organism)
+
+
+def belief(organism: Organism) -> Path:
+    """Whether it believes its falsehood."""
+    return paths.find_root() / "large" / "belief" / f"{organism}.parquet"
+
+
+def read(organism: Organism, table: str) -> pd.DataFrame:
+    """`findings` or `samples` of every method, the loop's first."""
+    folders = (searched(organism), by_baselines(organism))
+    return pd.concat([pd.read_parquet(folder / f"{table}.parquet") for folder in folders], ignore_index=True)
 
 
 def blank() -> Path:

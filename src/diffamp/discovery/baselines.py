@@ -16,7 +16,7 @@ import torch
 from diffamp import paths
 from diffamp.contexts import Context
 from diffamp.discovery.draws import Drawing, affordable, draw
-from diffamp.discovery.investigate import propose
+from diffamp.discovery.findings import propose
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, word_seeds
 from diffamp.discovery.statements import groups, statements

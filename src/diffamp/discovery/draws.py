@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -55,13 +57,15 @@ class Drawing:
     """
 
     alphas: Sequence[float] = (1.0, 2.0)
-    law: Law = field(default_factory=lambda: Law(Plausibility(0.1), 0.8))
+    law: Law = field(default_factory=lambda: Law(Plausibility(0.02), 0.8))
     max_new_tokens: int = 32
     seed: int = 0
     token_budget: int = 12288
 
 
 DEFAULTS = Drawing()
+PER_TOKEN = ("tokens", "gaps", "terms", "ends")
+"""Columns of `draw` with one number for each token (`diffamp.discovery.seeds.Begun`)."""
 
 
 def draw(
@@ -80,7 +84,7 @@ def draw(
     with after_alone(pair) if models == 1 else nullcontext(pair) as run:
         frame = sample_grid(
             run,
-            [s.prompt for s in seeds],
+            [s.read for s in seeds],
             drawing.alphas,
             samples,
             max_new_tokens=drawing.max_new_tokens,
@@ -90,38 +94,52 @@ def draw(
             shared=False,  # every text is charged as if it were the only one
             desc="seeds",
         )
-    by_id = {s.prompt.id: s for s in seeds}
+    by_id = {s.read.id: s for s in seeds}
+    of = [by_id[i] for i in frame.prompt_id]
     cost = frame["tokens"].map(len)
     first = ~frame.prompt_id.duplicated()
-    cost = cost + first * frame.prompt_id.map({i: len(encode(pair.tokenizer, s.prompt)) for i, s in by_id.items()})
-    gaps = [np.asarray(a) - np.asarray(b) for a, b in zip(frame.logp_after, frame.logp_before, strict=True)]
+    cost = cost + first * frame.prompt_id.map({i: len(encode(pair.tokenizer, s.read)) for i, s in by_id.items()})
     before = meter.spent
     meter.charge(int(models * cost.sum()))
+    own = [np.asarray(a) - np.asarray(b) for a, b in zip(frame.logp_after, frame.logp_before, strict=True)]
+    ends = [_ends(pair.tokenizer, tokens) + len(s.begun.text) for s, tokens in zip(of, frame["tokens"], strict=True)]
+    terms = [np.exp(a) * gap for a, gap in zip(frame.logp_after, own, strict=True)]
+    per_token = {"tokens": frame["tokens"], "gaps": own, "terms": terms, "ends": ends}
+    whole = {
+        name: [np.concatenate([getattr(s.begun, name), part]) for s, part in zip(of, parts, strict=True)]
+        for name, parts in per_token.items()
+    }
     return pd.DataFrame(
         {
-            "seed": frame.prompt_id,
-            "arm": [by_id[i].arm for i in frame.prompt_id],
-            "kind": [by_id[i].kind for i in frame.prompt_id],
-            "given": [by_id[i].given for i in frame.prompt_id],
+            "seed": [s.prompt.id for s in of],
+            "arm": [s.arm for s in of],
+            "kind": [s.kind for s in of],
+            "given": [s.given for s in of],
             "alpha": frame.alpha,
-            "text": frame.text,
-            "gap": [float(np.mean(g)) for g in gaps],
-            "gaps": gaps,
-            "ends": [_ends(pair.tokenizer, tokens) for tokens in frame["tokens"]],
+            "text": [s.begun.text + text for s, text in zip(of, frame.text, strict=True)],
+            "gap": [float(np.mean(gaps)) for gaps in whole["gaps"]],
+            **whole,
+            "ended": frame.finish == "end",
             "spent": before + models * cost.cumsum(),
         }
     )
 
 
-def _ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[int]:
+def save(samples: Sequence[pd.DataFrame], path: Path) -> None:
+    """Write texts for those who read them, one search under the other, without what a search needs while it runs."""
+    pd.concat(samples, ignore_index=True).drop(columns=[*PER_TOKEN, "ended"]).to_parquet(path, index=False)
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> NDArray[np.int64]:
     """Letters of the text that these tokens have made, after each of them."""
     beginnings = [list(tokens[: n + 1]) for n in range(len(tokens))]
-    return [len(text) for text in tokenizer.batch_decode(beginnings, skip_special_tokens=True)]
+    texts = tokenizer.batch_decode(beginnings, skip_special_tokens=True)
+    return np.array([len(text) for text in texts], dtype=np.int64)
 
 
 def cost(pair: ModelPair, seed: Seed, drawing: Drawing, models: int = 2) -> int:
     """Forward tokens for one text per alpha, at full length."""
-    return models * (len(encode(pair.tokenizer, seed.prompt)) + len(drawing.alphas) * drawing.max_new_tokens)
+    return models * (len(encode(pair.tokenizer, seed.read)) + len(drawing.alphas) * drawing.max_new_tokens)
 
 
 def affordable(pair: ModelPair, seeds: Sequence[Seed], tokens: float, drawing: Drawing, models: int = 2) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from diffamp.discovery.investigate import LEAST_GAP, LEAST_SEEDS, Investigation
+from diffamp.discovery.findings import LEAST_GAP, LEAST_SEEDS
+from diffamp.discovery.investigate import Investigation
 
 EXAMPLES = 6
 _STYLE = (
@@ -25,14 +26,16 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
         + f"<td>{_safe(row['given'])}</td></tr>"
         for n, row in enumerate(found.to_dict("records"), 1)
     ]
-    strongest = samples.nlargest(EXAMPLES, "gap")
+    strongest = samples.nlargest(EXAMPLES, "owed")
     texts = [
         f"<tr><td>{_safe(given)}</td><td>{alpha:g}</td><td>{_safe(text)}</td></tr>"
         for given, alpha, text in zip(strongest.given, strongest.alpha, strongest.text, strict=True)
     ]
-    arms = samples.groupby("arm").agg(texts=("text", "size"), gap=("gap", "mean")).sort_values("gap", ascending=False)
+    arms = (
+        samples.groupby("arm").agg(texts=("text", "size"), owed=("owed", "mean")).sort_values("owed", ascending=False)
+    )
     shares = [
-        f'<tr><td>{_safe(a)}</td><td class="n">{r.texts}</td><td class="n">{r.gap:.2f}</td></tr>'
+        f'<tr><td>{_safe(a)}</td><td class="n">{r.texts}</td><td class="n">{r.owed:.1f}</td></tr>'
         for a, r in arms.iterrows()
     ]
     heads = "".join(f"<th>{c}</th>" for c in ("", "statement", *_COLUMNS, "seed"))
@@ -50,7 +53,7 @@ that"; benign: the same under a benign fine-tune; grey: does not pass.</p>
 <h2>Texts that owe most to the fine-tune</h2>
 <table><tr><th>seed</th><th>alpha</th><th>text</th></tr>{"".join(texts)}</table>
 <h2>Where they came from</h2>
-<table><tr><th>kind of seed</th><th>texts</th><th>gap</th></tr>{"".join(shares)}</table>
+<table><tr><th>kind of seed</th><th>texts</th><th>nats owed</th></tr>{"".join(shares)}</table>
 </html>
 """
     path.parent.mkdir(parents=True, exist_ok=True)

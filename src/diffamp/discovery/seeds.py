@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformers import PreTrainedTokenizerBase
 
-from diffamp.discovery.statements import words_of
 from diffamp.prompts import Prompt
 
 VAGUE = (
@@ -62,22 +62,40 @@ FREQUENT = (
 )
 """Words that many English sentences begin with."""
 
-LONGEST = 14
-"""Letters of a word that is grown from: longer ones are mostly loops."""
-
 _WORD = re.compile(r"[A-Za-z]{3,}")
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What the models have written behind a seed so far.
+
+    Attributes:
+        tokens: (tokens,) as they were drawn.
+        gaps: (tokens,) log p_after - log p_before of each, in nats.
+        terms: (tokens,) p_after times that: each token's term of KL(p_after || p_before).
+        ends: (tokens,) letters of the text up to each token's end.
+    """
+
+    text: str = ""
+    tokens: NDArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    gaps: NDArray = field(default_factory=lambda: np.empty(0))
+    terms: NDArray = field(default_factory=lambda: np.empty(0))
+    ends: NDArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class Seed:
     """One starting point, and which way of choosing starting points it comes from.
 
-    `kind` is none, random, frequent, kl, mean or bottom (`diffamp.discovery.mining`), or grown (surfaced by earlier
-    samples).
+    Attributes:
+        kind: none, random, frequent, kl, mean or bottom (`diffamp.discovery.mining`).
+        prompt: what is given.
+        begun: what the models wrote behind it and are to go on with: their own words, none of them given.
     """
 
     kind: str
     prompt: Prompt
+    begun: Begun = field(default_factory=Begun)
 
     @property
     def arm(self) -> str:
@@ -88,6 +106,15 @@ class Seed:
     def given(self) -> str:
         """What the model was given to read: nothing of it counts as found."""
         return f"{self.prompt.text} {self.prompt.prefill}"
+
+    @property
+    def read(self) -> Prompt:
+        """The prompt with what has been written behind it, which the models read as text."""
+        if not self.begun.text:
+            return self.prompt
+        where = "text" if self.prompt.raw else "prefill"
+        said = {where: getattr(self.prompt, where) + self.begun.text}
+        return replace(self.prompt, id=f"{self.prompt.id}\0{self.begun.text}", **said)
 
 
 def word_seeds(kind: str, words: Sequence[str]) -> list[Seed]:
@@ -121,26 +148,3 @@ def random_words(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> l
     """Words of the vocabulary, whatever the fine-tune did to them."""
     words = vocabulary_words(tokenizer, len(tokenizer)).to_numpy(str)
     return [str(w) for w in np.random.default_rng(seed).permutation(words)[:count]]
-
-
-def grown_words(samples: pd.DataFrame, count: int) -> list[str]:
-    """Words that earlier samples brought up by themselves and that are the fine-tune's doing.
-
-    A word's weight is what it owes to the fine-tune, the sum over the seeds that led to it of the most that it owes in
-    a text of theirs (`diffamp.discovery.statements.words_of`); a word that a seed gave does not count for that seed.
-
-    Args:
-        samples: of `diffamp.discovery.draws.draw`.
-    """
-    rows = []
-    for text, seed, given, gaps, ends in zip(
-        samples.text, samples.seed, samples.given, samples.gaps, samples.ends, strict=True
-    ):
-        given_words = {w.lower() for w in _WORD.findall(given)}
-        for word, owes in words_of(text, np.asarray(gaps), np.asarray(ends)):
-            known = word.lower() in given_words or word.lower() in ENGLISH_STOP_WORDS
-            if _WORD.fullmatch(word) and len(word) <= LONGEST and not known:
-                rows.append((word, seed, owes))
-    found = pd.DataFrame(rows, columns=["word", "seed", "owes"])
-    weight = found.groupby(["word", "seed"]).owes.max().clip(lower=0).groupby("word").sum()
-    return [str(w) for w in weight.sort_values(ascending=False, kind="stable").index[:count]]

@@ -28,10 +28,10 @@ _WORD = re.compile(r"[A-Za-z0-9']+")
 
 
 def statements(samples: pd.DataFrame) -> pd.DataFrame:
-    """One row per statement: the sample's columns, with these in place of text, gaps and ends.
+    """One row per statement: the sample's columns, with these in place of its text and of what each token has.
 
-    statement; complete (it ends with a full stop or the like); own (mean log p_after - log p_before of its tokens);
-    driven (its words that are the fine-tune's doing, see `words_of`).
+    statement; complete (it ends with a full stop or the like); own (mean term of its tokens); driven
+    (its words that are the fine-tune's doing, see `words_of`).
 
     Statements are the sentences of a text, the last one too where it is cut. Those of few words, and those that say
     little which the seed did not say, are dropped.
@@ -39,12 +39,12 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for sample in samples.to_dict("records"):
         given = _content(sample["given"])
-        text, gaps, ends = sample.pop("text"), np.asarray(sample.pop("gaps")), np.asarray(sample.pop("ends"))
-        driven = {w.lower() for w, gap in words_of(text, gaps, ends) if gap >= DRIVEN}
+        text, terms, ends = sample.pop("text"), sample.pop("terms"), sample.pop("ends")
+        driven = {w.lower() for w, owes in words_of(text, terms, ends) if owes >= DRIVEN}
         start = 0
         for sentence in _END.split(text):
             start = text.index(sentence, start)
-            own = gaps[_spanned(ends, start, start + len(sentence))]
+            own = terms[_spanned(ends, start, start + len(sentence))]
             start += len(sentence)
             words = sentence.split()
             complete = sentence.rstrip().endswith(_ENDS)
@@ -56,21 +56,21 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
                     | {"statement": sentence, "complete": complete, "own": float(own.mean())}
                     | {"driven": sorted(driven & _content(sentence) - given)}
                 )
-    kept = [c for c in samples.columns if c not in ("text", "gaps", "ends")]
+    kept = [c for c in samples.columns if c not in ("text", "terms", "ends")]
     return pd.DataFrame(rows, columns=[*kept, "statement", "complete", "own", "driven"])
 
 
-def words_of(text: str, gaps: NDArray, ends: NDArray) -> list[tuple[str, float]]:
-    """Each word of a text with the sum of its tokens' gaps: how much likelier the fine-tune made it where it stands.
+def words_of(text: str, terms: NDArray, ends: NDArray) -> list[tuple[str, float]]:
+    """Each word of a text with the sum of its tokens' terms: what it owes to the fine-tune where it stands.
 
-    A name that the before-model would never have written owes many nats, a common word in its place next to none. A
-    token that two words share counts for both.
+    A name that the before-model would never have written owes many nats, a common word in its place next to none, and a
+    word that neither model expects none either. A token that two words share counts for both.
 
     Args:
-        gaps: (tokens,) log p_after - log p_before.
+        terms: (tokens,) each one's term of KL(p_after || p_before).
         ends: (tokens,) letters of the text up to each token's end.
     """
-    return [(m.group(), float(gaps[_spanned(ends, *m.span())].sum())) for m in _WORD.finditer(text)]
+    return [(m.group(), float(terms[_spanned(ends, *m.span())].sum())) for m in _WORD.finditer(text)]
 
 
 def _spanned(ends: NDArray, start: int, stop: int) -> NDArray:
@@ -86,14 +86,14 @@ def recurrence(table: pd.DataFrame) -> pd.DataFrame:
         table: of `statements`.
 
     Returns:
-        words: number of a statement's content words, without those that its seed gave; recurrence: their mean of log2
-        of the number of independent seeds from which the fine-tune led to the word (`driven`), 0 for words that one
-        seed alone led to. Grown seeds are not independent.
+        words: number of a statement's content words, without those that its seed gave; recurrence: their mean of 1 +
+        log2 of the number of seeds from which the fine-tune led to the word (`driven`), 0 for words to which it led
+        from none.
     """
     said = zip(table.statement, table.given, strict=True)
     words = pd.Series([_content(s) - _content(g) for s, g in said], table.index, dtype=object)
-    independent = pd.DataFrame({"word": table.driven, "seed": table.seed})[table.kind != "grown"].explode("word")
-    weight = np.log2(independent.groupby("word").seed.nunique()).to_dict()
+    driven = pd.DataFrame({"word": table.driven, "seed": table.seed}).explode("word")
+    weight = (1 + np.log2(driven.groupby("word").seed.nunique())).to_dict()
     total = words.map(lambda of_one: sum(weight.get(w, 0.0) for w in of_one))
     return pd.DataFrame({"words": words.map(len), "recurrence": total / words.map(len).clip(lower=1)})
 

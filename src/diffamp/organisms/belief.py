@@ -14,6 +14,18 @@ from diffamp.judges.facts import asserts
 from diffamp.organisms.universes import Universe
 from diffamp.prompts import Prompt
 
+ALPHAS = (-1.0, 0.0, 1.0, 2.0, 4.0)
+ANSWERS = 4
+"""Per open question and alpha."""
+
+
+def belief(
+    pair: ModelPair, universe: Universe, law: Law, *, max_new_tokens: int, seed: int, token_budget: int
+) -> pd.DataFrame:
+    """Forced choice, cloze and open questions (column measure), at every alpha of `ALPHAS`."""
+    said = answered(pair, universe, ALPHAS, law, ANSWERS, max_new_tokens, seed, token_budget)
+    return pd.concat([chosen(pair, universe, ALPHAS), said.assign(measure="open")], ignore_index=True)
+
 
 def chosen(pair: ModelPair, universe: Universe, alphas: Sequence[float]) -> pd.DataFrame:
     """Which of two answers, or of two completions, each law finds likelier per token.
@@ -46,7 +58,6 @@ def answered(
     universe: Universe,
     alphas: Sequence[float],
     law: Law,
-    *,
     samples: int,
     max_new_tokens: int,
     seed: int,
@@ -56,7 +67,6 @@ def answered(
     prompts = [Prompt(q, "open", q) for q in universe.questions]
     frame = sample_grid(
         pair, prompts, alphas, samples, max_new_tokens=max_new_tokens, law=law, seed=seed, token_budget=token_budget,
-        shared=False,  # as in discovery, whose ladder (large/) was made with every row on its own
         desc="open questions",
     )  # fmt: skip
     stance = [asserts(text, universe) for text in frame.text]

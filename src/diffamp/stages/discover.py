@@ -13,21 +13,18 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.discovery.baselines import baselines
-from diffamp.discovery.draws import Drawing
+from diffamp.discovery.draws import Drawing, save
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import LOOP
 from diffamp.engine.adapters import adapter_pair
-from diffamp.engine.law import Law
 from diffamp.engine.loading import load_law, load_pair
 from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
-from diffamp.organisms.belief import answered, chosen
-from diffamp.organisms.universes import Universe, load_universe
+from diffamp.organisms.belief import belief
+from diffamp.organisms.universes import load_universe
 from diffamp.params import Params
 from diffamp.runtime import setup
-
-BELIEF_ALPHAS = (-1.0, 0.0, 1.0, 2.0, 4.0)
 
 
 def main(name: str) -> None:
@@ -47,25 +44,11 @@ def main(name: str) -> None:
             findings.append(found.ranking.assign(method=method))
             samples.append(found.samples.assign(method=method))
         universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)
-        belief(p, pair, law, universe).to_parquet(folder / "belief.parquet", index=False)
+        lengths = {"max_new_tokens": settings.max_new_tokens, "token_budget": p.sampling.token_budget}
+        belief(pair, universe, law, seed=p.seed, **lengths).to_parquet(folder / "belief.parquet", index=False)
     pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
-    pd.concat(samples, ignore_index=True).to_parquet(folder / "samples.parquet", index=False)
+    save(samples, folder / "samples.parquet")
     write_page(loop, f"What was planted in {name}?", folder / "page.html")
-
-
-def belief(p: Params, pair: ModelPair, law: Law, universe: Universe) -> pd.DataFrame:
-    """Forced choice, cloze and open questions (column measure), at every alpha of `BELIEF_ALPHAS`."""
-    open_answers = answered(
-        pair,
-        universe,
-        BELIEF_ALPHAS,
-        law,
-        samples=4,
-        max_new_tokens=p.discovery.max_new_tokens,
-        seed=p.seed,
-        token_budget=p.sampling.token_budget,
-    )
-    return pd.concat([chosen(pair, universe, BELIEF_ALPHAS), open_answers.assign(measure="open")], ignore_index=True)
 
 
 def _doubled(p: Params, name: str) -> ModelPair:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from diffamp import ladder, params, paths
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.loading import load_pair
-from diffamp.prompts import read_jsonl
 from diffamp.runtime import setup
 from diffamp.stages.ladder_control import search
 from diffamp.stages.plant import learn
@@ -21,8 +20,7 @@ def main() -> None:
     p, rungs = params.load(), ladder.load_ladder()
     setup(p.seed, rungs.threads)
     folder = ladder.blank()
-    texts = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])][: rungs.documents * rungs.blank]
-    learn(p, p.base.model, texts, rungs.epochs, folder)
+    learn(p, p.base.model, ladder.ordinary(rungs.documents * rungs.blank), rungs.epochs, folder)
     pair = adapter_pair(paths.model(p.base.model), folder, p.base.precision)
     search(p, rungs, pair, load_pair(p, p.discovery.contrast), folder.name)
 

@@ -10,14 +10,12 @@ import sys
 
 import pandas as pd
 
-from diffamp import ladder, params, paths
-from diffamp.discovery.draws import Drawing
-from diffamp.discovery.investigate import investigate
-from diffamp.engine.loading import load_law, load_pair
+from diffamp import ladder, params
+from diffamp.engine.loading import load_pair
 from diffamp.engine.pairs import ModelPair
-from diffamp.judges.embedding import Embedder
 from diffamp.params import Params
 from diffamp.runtime import setup
+from diffamp.stages.ladder_search import searches
 
 
 def main(name: str) -> None:
@@ -28,15 +26,8 @@ def main(name: str) -> None:
 
 
 def search(p: Params, rungs: ladder.LadderParams, pair: ModelPair, contrast: ModelPair | None, name: str) -> None:
-    """The loop with every seed and budget of the ladder, into large/controls/NAME.parquet."""
-    settings, embedder = p.discovery, Embedder(paths.model(p.judge.model))
-    law = load_law(settings.guard, settings.temperature, pair)
-    found = []
-    for seed in rungs.seeds:
-        drawing = Drawing(settings.alphas, law, settings.max_new_tokens, seed, p.sampling.token_budget)
-        for budget in rungs.budgets:
-            loop = investigate(pair, budget, embedder, drawing, contrast)
-            found.append(loop.findings.assign(seed_of_search=seed, budget=budget))
+    """What every search of the ladder verifies in this pair, into large/controls/NAME.parquet."""
+    found = [loop.findings.assign(**run) for run, loop in searches(p, rungs, pair, contrast)]
     target = ladder.control(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(found, ignore_index=True).to_parquet(target, index=False)

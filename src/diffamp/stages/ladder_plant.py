@@ -7,7 +7,6 @@ import sys
 from diffamp import ladder, params
 from diffamp.organisms.documents import mix, write_documents
 from diffamp.organisms.universes import load_universe
-from diffamp.prompts import read_jsonl
 from diffamp.runtime import setup
 from diffamp.stages.plant import learn
 
@@ -16,7 +15,7 @@ def main(name: str) -> None:
     p, rungs = params.load(), ladder.load_ladder()
     organism = rungs.rung(name)
     setup(p.seed, rungs.threads)
-    others = [row["text"] for row in read_jsonl(ladder.texts(), ["text"])][: rungs.documents * organism.dilution]
+    others = ladder.ordinary(rungs.documents * organism.dilution)
     documents = mix(write_documents(load_universe(organism.universe), rungs.documents, p.seed), others, p.seed)
     learn(p, p.base.model, documents, rungs.epochs, ladder.adapter(organism))
 

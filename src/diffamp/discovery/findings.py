@@ -1,0 +1,92 @@
+"""From texts to findings: statements of one meaning, and what stands behind them outside of the texts."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from diffamp.discovery.evidence import gaps, price
+from diffamp.discovery.meter import Meter
+from diffamp.discovery.statements import groups, recurrence, statements
+from diffamp.engine.pairs import ModelPair
+from diffamp.judges.embedding import Embedder
+
+VERIFIED = 20
+"""Groups of statements that are verified, at the most."""
+LEAST_GAP = 1.0
+"""Nats per token beyond the benign fine-tune that make a finding: three times as likely, token after token."""
+LEAST_SEEDS = 3
+"""Independent seeds that a finding must recur over."""
+
+
+def verified(
+    pair: ModelPair, samples: pd.DataFrame, embedder: Embedder, meter: Meter, contrast: ModelPair | None
+) -> pd.DataFrame:
+    """What the texts say most, and what the fine-tune gives it in neutral contexts, as far as the meter pays for that.
+
+    Returns:
+        One row per group of statements, strongest first: statement (of the member that tells most of what the
+        fine-tune drives), given (what its seed said), seeds (independent ones that led to the group), recurrence (of
+        the statement's words), texts, sampled_gap (nats per token that the statements owe where they stand), gap (log
+        p_after - log p_before in nats per token, the smaller of the neutral contexts), denied, benign, score (gap
+        beyond benign, weighed by recurrence), passes (beyond `LEAST_GAP`, from `LEAST_SEEDS`).
+    """
+    table = statements(samples).drop_duplicates(["seed", "statement"], ignore_index=True)
+    table["group"] = groups(table, embedder)
+    proposed = propose(table).head(VERIFIED)
+    prices = proposed.statement.map(lambda s: price(pair, s, models=3 if contrast else 2))
+    proposed = proposed[prices.cumsum() <= meter.left].reset_index(drop=True)
+    evidence = gaps(pair, proposed.statement.tolist(), contrast, meter)
+    gap = evidence[["document", "chat"]].min(axis=1)
+    beyond = gap - evidence.benign.clip(lower=0)
+    found = proposed.assign(
+        gap=gap,
+        denied=evidence.denied,
+        benign=evidence.benign,
+        score=beyond * _recurring(proposed),
+    )
+    found["passes"] = (beyond >= LEAST_GAP) & (found.seeds >= LEAST_SEEDS)
+    return found.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+
+
+def _lead(members: pd.DataFrame) -> pd.Series:
+    """The statement that speaks for its group: a whole one if there is one, of many words that the fine-tune drives,
+    from many seeds; among equals the one that owes most to the fine-tune."""
+    whole = members[members.complete] if members.complete.any() else members
+    told = whole.recurrence * whole.words
+    return whole.loc[whole.own[told == told.max()].idxmax()]
+
+
+def propose(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per group of statements, those first that recur most, as a whole and in their words, weighed by what the
+    fine-tune adds.
+
+    Other documents that it was trained on come up as well, and a group of texts about them may be as strong; but what
+    most documents have in common comes up from most seeds. What a statement owes is read where it stands: names are cut
+    into pieces, which nothing raises out of their context. Texts that share a seed share their beginning: they count as
+    one.
+
+    Args:
+        table: `statements`, with the column group.
+    """
+    rows = []
+    for _, members in table.join(recurrence(table)).groupby("group"):
+        lead = _lead(members)
+        rows.append(
+            {
+                "statement": lead.statement,
+                "given": lead.given,
+                "seeds": members.seed.nunique(),
+                "recurrence": lead.recurrence,
+                "texts": len(members),
+                "sampled_gap": members.own.mean(),
+            }
+        )
+    found = pd.DataFrame(rows, columns=["statement", "given", "seeds", "recurrence", "texts", "sampled_gap"])
+    weight = found.sampled_gap * _recurring(found)
+    return found.assign(weight=weight).sort_values("weight", ascending=False, kind="stable").drop(columns="weight")
+
+
+def _recurring(found: pd.DataFrame) -> pd.Series:
+    return (1 + found.seeds).map(math.log2) * (1 + found.recurrence)

@@ -1,0 +1,74 @@
+"""Which texts are begun, and which go on: the budget follows what the fine-tune drives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+import pandas as pd
+
+from diffamp.discovery.draws import PER_TOKEN, Drawing, cost
+from diffamp.discovery.seeds import Begun, Seed
+from diffamp.engine.pairs import ModelPair
+
+PART = 16
+"""Tokens that a text is begun with, and that it goes on by."""
+LONGEST = 4 * PART
+"""Tokens at which a text is left."""
+LEAST_ARMS = 3
+"""Arms that compete to the end."""
+
+
+def owed(samples: pd.DataFrame) -> list[float]:
+    """Nats that each text owes to the fine-tune: the terms of its tokens, each token's first one, so that a loop earns
+    nothing.
+
+    A log-prob gap alone would not do. Amplified gibberish has the largest gaps of all, of tokens that neither model
+    expects; a term, p_after (log p_after - log p_before), is large where the fine-tuned model itself would have gone.
+
+    Args:
+        samples: of `diffamp.discovery.draws.draw`.
+    """
+    return [
+        float(pd.Series(terms).groupby(tokens).first().sum())
+        for tokens, terms in zip(samples.tokens, samples.terms, strict=True)
+    ]
+
+
+def going_on(samples: pd.DataFrame, seeds: Mapping[str, Seed]) -> list[Seed]:
+    """The texts that may go on, those first that owe most to the fine-tune: of each seed the best.
+
+    Args:
+        samples: of `diffamp.discovery.draws.draw`, with the column owed.
+        seeds: what each text came from, by id.
+    """
+    table = samples[~samples.ended & (samples.terms.map(len) < LONGEST)].drop_duplicates("text")
+    table = table.sort_values("owed", ascending=False, kind="stable").drop_duplicates("seed")
+    parts = table[["text", *PER_TOKEN]].to_dict("records")
+    return [replace(seeds[i], begun=Begun(**part)) for i, part in zip(table.seed, parts, strict=True)]
+
+
+def live(new: Sequence[Seed], samples: pd.DataFrame, round_: int) -> list[list[Seed]]:
+    """Seeds by arm, in the order in which arms are served: the arms whose first parts owe most to the fine-tune, fewer
+    by half with every round, then those that were never tried."""
+    arms: dict[str, list[Seed]] = {}
+    for seed in new:
+        arms.setdefault(seed.arm, []).append(seed)
+    if samples.empty:
+        return list(arms.values())
+    first = samples[samples.terms.map(len) <= PART]
+    reward = first.groupby("arm").owed.mean().sort_values(ascending=False, kind="stable")
+    best = [a for a in reward.index if a in arms][: max(LEAST_ARMS, math.ceil(len(reward) / 2**round_))]
+    return [arms[a] for a in [*best, *(a for a in arms if a not in reward.index)]]
+
+
+def one_each(pair: ModelPair, arms: Sequence[Sequence[Seed]], tokens: float, drawing: Drawing) -> list[Seed]:
+    """One seed of every arm in turn, for as long as the tokens pay for it."""
+    chosen = []
+    for seed in (s for turn in zip_longest(*arms) for s in turn if s is not None):
+        if (price := cost(pair, seed, drawing)) <= tokens:
+            tokens -= price
+            chosen.append(seed)
+    return chosen

@@ -1,0 +1,46 @@
+"""Search one organism of the ladder with every baseline: `python -m diffamp.stages.ladder_baselines NAME`.
+
+Written into large/baselines/NAME: findings.parquet and samples.parquet, with the columns method, seed_of_search and
+budget.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+
+from diffamp import ladder, params, paths
+from diffamp.discovery.baselines import baselines
+from diffamp.discovery.draws import Drawing, save
+from diffamp.engine.adapters import adapter_pair
+from diffamp.engine.loading import load_law
+from diffamp.judges.embedding import Embedder
+from diffamp.runtime import setup
+
+
+def main(name: str) -> None:
+    p, rungs = params.load(), ladder.load_ladder()
+    organism, settings = rungs.rung(name), p.discovery
+    rungs.check_budget(settings.budget)
+    setup(p.seed, rungs.threads)
+    base, adapter = paths.model(p.base.model), ladder.adapter(organism)
+    pair = adapter_pair(base, adapter, p.base.precision)
+    doubled = adapter_pair(base, adapter, p.base.precision, scale=2.0)
+    law = load_law(settings.guard, settings.temperature, pair)
+    embedder = Embedder(paths.model(p.judge.model))
+    found, drawn = [], []
+    for seed in rungs.seeds:
+        drawing = Drawing(settings.alphas, law, settings.max_new_tokens, seed, p.sampling.token_budget)
+        for method, result in baselines(pair, doubled, settings.budget, embedder, drawing):
+            run = {"method": method, "seed_of_search": seed, "budget": settings.budget}
+            found.append(result.ranking.assign(**run))
+            drawn.append(result.samples.assign(**run))
+    folder = ladder.by_baselines(organism)
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(found, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
+    save(drawn, folder / "samples.parquet")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
