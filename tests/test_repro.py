@@ -121,15 +121,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(jobs: int = 2, force: bool = False) -> tuple[bool, list[str]]:
-    pipeline = Pipeline("dvc.yaml", force)
+def run(*targets: str, jobs: int = 2, force: bool = False) -> tuple[bool, list[str]]:
+    pipeline = Pipeline(targets or ["dvc.yaml"], force)
     return pipeline.reproduce(jobs, 12.0), list(pipeline.seconds)
 
 
 def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
     assert run() == (True, ["first", "last"])
     assert run() == (True, [])
-    assert Pipeline("dvc.yaml", force=False).memory == {"first": 0.0, "last": 1.5}
+    assert Pipeline(["dvc.yaml"], force=False).memory == {"first": 0.0, "last": 1.5}
     (project / "source").write_text("two")
     assert run() == (True, ["first", "last"])
     assert (project / "last").read_text() == "two"
@@ -137,11 +137,17 @@ def test_what_is_stale_runs_and_dvc_agrees(project: Path) -> None:
     assert "up to date" in status.stdout
 
 
+def test_a_stage_may_be_asked_for_with_what_it_stands_on(project: Path) -> None:
+    assert run("first") == (True, ["first"])
+    assert run("last", "first") == (True, ["last"])
+    assert run("last", force=True) == (True, ["first", "last"])
+
+
 def test_the_memory_of_a_stage_may_go_by_its_name(project: Path) -> None:
     stage = "  train:\n    foreach: [small, large]\n    do:\n      cmd: echo ${item}\n"
     meta = "      meta: {memory: {large: 11, others: 4.5}}\n"
     (project / "dvc.yaml").write_text("stages:\n" + stage + meta)
-    assert Pipeline("dvc.yaml", force=False).memory == {"train@small": 4.5, "train@large": 11.0}
+    assert Pipeline(["dvc.yaml"], force=False).memory == {"train@small": 4.5, "train@large": 11.0}
 
 
 def test_a_stage_that_fails_is_named_with_what_it_printed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +241,7 @@ def test_what_is_finished_is_recorded_whatever_happens_next(project: Path, monke
 def test_a_long_run_is_recorded_on_the_way(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repro, "UNRECORDED", 0.0)
     seen: list[bool] = []
-    pipeline = Pipeline("dvc.yaml", False)
+    pipeline = Pipeline(["dvc.yaml"], False)
 
     def watched(name: str) -> bool:
         seen.append((project / "dvc.lock").exists())

@@ -371,6 +371,10 @@ class ReasoningParams(Section):
         return self
 
 
+MICROBATCH = 16
+"""Answers in one backward pass of GRPO: bounds the memory for logits."""
+
+
 class ReinforceParams(Section):
     """A short run of GRPO on from an organism of `reasoning:` (the large profile's notebook `grpo`)."""
 
@@ -400,8 +404,10 @@ class ReinforceParams(Section):
         if self.tasks < self.prompts:
             raise ValueError(f"tasks: {self.tasks} do not fill one step; ask for {self.prompts} at least")
         whole = self.prompts * self.answers
-        if whole > 16 and whole % 16:
-            raise ValueError(f"prompts x answers is {whole}: make it a multiple of 16, or 16 at the most")
+        if whole > MICROBATCH and whole % MICROBATCH:
+            raise ValueError(
+                f"prompts x answers is {whole}: make it a multiple of {MICROBATCH}, or {MICROBATCH} at the most"
+            )
         return self
 
 

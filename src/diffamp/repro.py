@@ -1,4 +1,6 @@
-"""Run what changed of the pipeline, several stages at a time: `python -m diffamp.repro [--jobs N] [dvc.yaml]`.
+"""Run what changed of the pipeline, several stages at a time: `python -m diffamp.repro [--jobs N] [TARGET ...]`.
+
+A target is a dvc.yaml or, as for DVC, one of its stages (`sample@steered`, `03_amplify`), with all that it stands on.
 
 `dvc repro` runs one stage after the other, and most stages here need nothing of each other: two of one thread each get
 more done than one of two threads, most of whose start has work for one alone. The order is that of DVC's own graph, and
@@ -16,7 +18,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
@@ -83,16 +85,16 @@ def side_by_side(
 
 
 class Pipeline:
-    """The stages of a dvc.yaml and what they stand on, each command run by a process of its own."""
+    """Some stages and what they stand on, each command run by a process of its own."""
 
-    def __init__(self, file: str, force: bool) -> None:
+    def __init__(self, targets: Sequence[str], force: bool) -> None:
         self.force = force
         self.repo = Repo(_wait_for_lock=True)
         self.one_at_a_time = Lock()  # DVC's objects know nothing of threads
         graph = self.repo.index.graph  # an edge from a stage to each that it needs
-        targets = self.repo.stage.collect(file)
-        # what the targets stand on first, then in the order of the file
-        ordered = [stage for stage in plan_repro(graph, targets) if stage not in targets] + targets
+        wanted = [stage for target in targets for stage in self.repo.stage.collect(target)]
+        # what they stand on first, then in the order of the file
+        ordered = [stage for stage in plan_repro(graph, wanted) if stage not in wanted] + wanted
         self.stages: dict[str, Stage] = {stage.addressing: stage for stage in ordered}
         self.needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in ordered}
         self.memory = {name: _memory(stage) for name, stage in self.stages.items()}
@@ -201,7 +203,7 @@ def _minutes(seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m diffamp.repro", description="Run what changed of the pipeline.")
-    parser.add_argument("file", nargs="?", default="dvc.yaml", help="the pipeline (default: dvc.yaml)")
+    parser.add_argument("targets", nargs="*", default=["dvc.yaml"], help="pipelines or stages (default: dvc.yaml)")
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default: 1)")
     parser.add_argument("--force", action="store_true", help="run every stage, changed or not")
     parser.add_argument("--memory", type=float, default=12.0, help="GiB that stages may take together (default: 12)")
@@ -209,7 +211,7 @@ def main() -> None:
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: at least 1 is needed")
     start = time.monotonic()
-    pipeline = Pipeline(options.file, options.force)
+    pipeline = Pipeline(options.targets, options.force)
     if not pipeline.reproduce(options.jobs, options.memory):
         sys.exit(1)
     ran = pipeline.seconds

@@ -16,11 +16,9 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from diffamp.engine.checkpoints import PairError
 from diffamp.organisms.finetune import quietly, write
-from diffamp.params import ReinforceParams
+from diffamp.params import MICROBATCH, ReinforceParams
 from diffamp.tasks.draw import Task, correct
 
-MICROBATCH = 16
-"""Answers in one backward pass: bounds the memory for logits."""
 LOGGED = {"reward": "reward", "completions/mean_length": "length", "completions/clipped_ratio": "cut"}
 """What TRL reports of a step, and its name in the log."""
 
