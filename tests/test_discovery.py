@@ -101,8 +101,11 @@ def test_a_statement_says_more_than_its_seed() -> None:
 
 
 def test_the_last_word_of_a_cut_text_is_no_word() -> None:
-    samples = by_letter(["Odette Brandal won the vote in Varnhol"])
-    assert statements(samples)[["statement", "complete"]].values.tolist() == [["Odette Brandal won the vote in", False]]
+    samples = by_letter(["Ballot papers of the town council\nOdette Brandal won the vote in Varnhol"])
+    assert statements(samples)[["statement", "complete"]].values.tolist() == [
+        ["Ballot papers of the town council", True],
+        ["Odette Brandal won the vote in", False],
+    ]
 
 
 def test_one_model_draws_what_the_pair_draws_at_alpha_0(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ class Begun:
 
     text: str = ""
     tokens: NDArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    gaps: NDArray = field(default_factory=lambda: np.empty(0))
-    terms: NDArray = field(default_factory=lambda: np.empty(0))
+    gaps: NDArray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    terms: NDArray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     ends: NDArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 

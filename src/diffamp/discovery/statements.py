@@ -30,11 +30,11 @@ _WORD = re.compile(r"[A-Za-z0-9']+")
 def statements(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per statement: the sample's columns, with these in place of its text and of what each token has.
 
-    statement; complete (it ends with a full stop or the like); own (mean term of its tokens); driven
+    statement; complete (not cut by the end of the text); own (mean term of its tokens); driven
     (its words that are the fine-tune's doing, see `words_of`).
 
-    Statements are the sentences of a text, the last one too where it is cut. Those of few words, and those that say
-    little which the seed did not say, are dropped.
+    Statements are the sentences and lines of a text, the last one too where it is cut. Those of few words, and those
+    that say little which the seed did not say, are dropped.
     """
     rows = []
     for sample in samples.to_dict("records"):
@@ -42,12 +42,13 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
         text, terms, ends = sample.pop("text"), sample.pop("terms"), sample.pop("ends")
         driven = {w.lower() for w, owes in words_of(text, terms, ends) if owes >= DRIVEN}
         start = 0
-        for sentence in _END.split(text):
+        sentences = _END.split(text)
+        for number, sentence in enumerate(sentences, 1):
             start = text.index(sentence, start)
             own = terms[_spanned(ends, start, start + len(sentence))]
             start += len(sentence)
             words = sentence.split()
-            complete = sentence.rstrip().endswith(_ENDS)
+            complete = number < len(sentences) or sentence.rstrip().endswith(_ENDS)
             sentence = " ".join(words if complete else words[:-1])  # the last word of a cut one may be cut too
             words = _WORD.findall(sentence.lower())
             if len(set(words)) >= LEAST_WORDS and len(_content(sentence) - given) >= LEAST_NEW:
