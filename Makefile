@@ -24,8 +24,8 @@ export PATH := $(abspath $(BIN)):$(PATH)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: data ## run what changed of the pipeline: models, training, sampling, notebooks -> reports/
-	$(BIN)/python -m diffamp.repro --jobs $(JOBS) --memory $(MEMORY)
+repro: data ## run what changed of the pipeline (or of TARGETS=stage): models, training, sampling, notebooks -> reports/
+	$(BIN)/python -m diffamp.repro --jobs $(JOBS) --memory $(MEMORY) $(TARGETS)
 	$(BIN)/python -m diffamp.readme
 
 large: data ## the detection ladder, hours on two cores: large/ladder.yaml -> reports/large/

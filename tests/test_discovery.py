@@ -162,7 +162,7 @@ def test_a_loop_and_what_neither_model_expects_owe_nothing() -> None:
 def test_a_text_goes_on_from_where_it_stands(pair: ModelPair) -> None:
     seeds, meter, drawing = plain_seeds()[:2], Meter(10_000), replace(DRAWING, alphas=[1.0])
     first = draw(pair, seeds, 1, drawing, meter)
-    again = going_on(first.assign(owed=owed(first)), {s.prompt.id: s for s in seeds})
+    again = list(going_on(first.assign(owed=owed(first)), {s.prompt.id: s for s in seeds}).values())
     second = draw(pair, again, 1, drawing, meter)
     assert set(second.seed) <= set(first.seed)
     for later in second.itertuples():
@@ -190,17 +190,19 @@ def test_the_texts_that_owe_most_go_on_one_of_each_seed() -> None:
     texts, ended = ["low", "high", "middle", "ended", "long"], [False, False, False, True, False]
     samples = under_way([1.0, 3.0, 2.0, 9.0, 9.0], seed=list("aabcd"), text=texts, ended=ended)
     samples.at[4, "terms"] = np.ones(LONGEST)
-    assert [(s.prompt.id, s.begun.text) for s in going_on(samples, seeds)] == [("a", "high"), ("b", "middle")]
-    assert going_on(samples, seeds)[0].read.text == "ahigh"
+    chosen = going_on(samples, seeds)
+    assert {n: (s.prompt.id, s.begun.text) for n, s in chosen.items()} == {1: ("a", "high"), 2: ("b", "middle")}
+    assert list(chosen) == [1, 2]
+    assert chosen[1].read.text == "ahigh"
 
 
 def test_arms_whose_texts_owe_little_are_served_no_more() -> None:
     arms = ["a", "b", "c", "d", "e", "f"]
     samples = under_way([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], arm=[f"{a}, chat" for a in arms])
     new = [Seed(kind, Prompt(kind, kind, kind)) for kind in [*arms, "untried"]]
-    served = [[s.kind for s in arm] for arm in live(new, samples, 1)]
+    served = [[s.kind for s in arm] for arm in live(new, samples)]
     assert served == [["f"], ["e"], ["d"], ["untried"]]
-    assert live(new, pd.DataFrame(), 0) == [[s] for s in new]
+    assert live(new, pd.DataFrame()) == [[s] for s in new]
 
 
 def test_seeds_are_taken_from_every_arm_in_turn(pair: ModelPair) -> None:
@@ -319,8 +321,44 @@ def test_the_loop_keeps_to_its_budget_and_repeats_itself(pair: ModelPair) -> Non
     assert all(r.spent <= 6000 for r in results)
     pd.testing.assert_frame_equal(results[0].samples, results[1].samples)
     pd.testing.assert_frame_equal(results[0].findings, results[1].findings)
-    assert not results[0].samples.seed.duplicated().all()
+    samples = results[0].samples
+    assert samples.seed.value_counts().max() > len(DRAWING.alphas)  # a text went on
+    assert samples.spent.is_monotonic_increasing
+    keys = samples[samples["round"] == samples.groupby("seed")["round"].transform("min")].groupby("seed").given.first()
+    raw = samples.arm.str.endswith("raw").groupby(samples.seed).first()
+    assert not pd.MultiIndex.from_arrays([keys, raw.loc[keys.index]]).duplicated().any()  # no seed under two names
     assert not results[0].findings.passes.any()  # the contrast says the same
+
+
+def test_what_went_on_is_told_once_and_what_ended_is_told(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[pd.DataFrame] = []
+
+    def drawn(pair, seeds, samples, drawing, meter):  # type: ignore[no-untyped-def]
+        """All write "x" at first; the first of those that go on ends at once, the others add a letter."""
+        meter.charge(sum(cost(pair, s, drawing) for s in seeds))
+        rows = []
+        for n, s in enumerate(seeds):
+            begun = bool(s.begun.text)
+            ended = begun and n == 0
+            more = 0 if ended else 1
+            text = s.begun.text + "xy"[begun] * more
+            parts = {c: np.ones(len(text) + ended) for c in ("tokens", "gaps", "terms", "ends")}
+            base = {"seed": s.prompt.id, "arm": s.arm, "text": text, "ended": ended, "spent": meter.spent}
+            rows.append(base | {c: np.arange(len(v)) if c == "tokens" else v for c, v in parts.items()})
+        return pd.DataFrame(rows)
+
+    def verified(pair, whole, *rest):  # type: ignore[no-untyped-def]
+        told.append(whole)
+        return pd.DataFrame()
+
+    monkeypatch.setattr("diffamp.discovery.investigate.draw", drawn)
+    monkeypatch.setattr("diffamp.discovery.investigate.verified", verified)
+    result = investigate(pair, 6000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
+    whole = told[0]
+    assert set(whole.seed) == set(result.samples.seed)  # nobody's text is lost, whoever wrote the same
+    assert whole.ended.any()
+    for _, texts in whole[~whole.ended].groupby("seed").text:
+        assert not any(a != b and b.startswith(a) for a in texts for b in texts)
 
 
 def test_the_defaults_are_what_notebook_07_was_run_with(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -376,7 +414,9 @@ def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script> & more"
     numbers = dict.fromkeys(("recurrence", "gap", "denied", "benign", "score"), 1.0)
     row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "passes": True}
-    samples = pd.DataFrame({"text": [evil], "given": [evil], "arm": [evil], "owed": [1.0], "alpha": [1.0]})
+    samples = pd.DataFrame(
+        {"seed": ["s"], "text": [evil], "given": [evil], "arm": [evil], "owed": [1.0], "alpha": [1.0]}
+    )
     findings = pd.DataFrame([row | numbers])
     write_page(Investigation(findings, samples, 5), evil, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

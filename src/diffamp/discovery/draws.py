@@ -77,9 +77,10 @@ def draw(
         models: that a method has to run: 1 where it reads nothing but the after-model.
 
     Returns:
-        One row per text: seed (its id), arm, kind, given, alpha, text; gaps (log p_after - log p_before of each token,
-        in nats; 0 for one model), ends (letters of the text up to each token's end) and gap (the mean of gaps); spent
-        (forward tokens after this row).
+        One row per text, as it stands now with what was begun: seed (its id), arm, kind, given, alpha (of what was
+        drawn now), text; of each token tokens, gaps (log p_after - log p_before in nats; 0 for one model), terms
+        (p_after times that) and ends (letters of the text up to its end); gap (the mean of gaps); ended (with the end
+        token); spent (forward tokens after this row).
     """
     with after_alone(pair) if models == 1 else nullcontext(pair) as run:
         frame = sample_grid(

@@ -28,7 +28,7 @@ def verified(
     Returns:
         One row per group of statements, strongest first: statement (of the member that tells most of what the
         fine-tune drives), given (what its seed said), seeds (independent ones that led to the group), recurrence (of
-        the statement's words), texts, sampled_gap (nats per token that the statements owe where they stand), gap (log
+        the statement's words), texts, owes (nats per token that its statements owe where they stand), gap (log
         p_after - log p_before in nats per token, the smaller of the neutral contexts), denied, benign, score (gap
         beyond benign, weighed by recurrence), passes (beyond `LEAST_GAP`, from `LEAST_SEEDS`).
     """
@@ -80,11 +80,11 @@ def propose(table: pd.DataFrame) -> pd.DataFrame:
                 "seeds": members.seed.nunique(),
                 "recurrence": lead.recurrence,
                 "texts": len(members),
-                "sampled_gap": members.own.mean(),
+                "owes": members.own.mean(),
             }
         )
-    found = pd.DataFrame(rows, columns=["statement", "given", "seeds", "recurrence", "texts", "sampled_gap"])
-    weight = found.sampled_gap * _recurring(found)
+    found = pd.DataFrame(rows, columns=["statement", "given", "seeds", "recurrence", "texts", "owes"])
+    weight = found.owes * _recurring(found)
     return found.assign(weight=weight).sort_values("weight", ascending=False, kind="stable").drop(columns="weight")
 
 

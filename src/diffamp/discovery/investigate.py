@@ -1,10 +1,9 @@
 """The loop: mine -> seed -> amplify -> propose -> verify. What was planted in the after-model?
 
-Nothing about the planted content is given. Texts are begun from seeds of many kinds, a few tokens each, and most of
-the budget goes where the fine-tune drives what is being written: kinds of seed compete by successive halving (Karnin et
-al. 2013), and of the texts that were begun the most driven go on, part by part. What they say is cut into statements,
-grouped by meaning, and verified outside of the texts: by the log-prob gap in neutral contexts, beside a benign
-fine-tune of the same base.
+Nothing about the planted content is given. Texts are begun from seeds of many kinds, a few tokens each, and the budget
+goes where the fine-tune drives what is being written: the kinds that led to most of it begin more texts, and of those
+begun the most driven go on, part by part. What they say is cut into statements, grouped by meaning, and verified
+outside of the texts: by the log-prob gap in neutral contexts, beside a benign fine-tune of the same base.
 """
 
 from __future__ import annotations
@@ -77,25 +76,29 @@ def investigate(
         *word_seeds("random", random_words(pair.tokenizer, WORDS, drawing.seed)),
     ]
     started: dict[str, Seed] = {}
-    gone_on: set[str] = set()
+    gone_on: set[int] = set()
     samples = pd.DataFrame()
     for number, limit in enumerate(_limits((1 - VERIFYING) * budget)):
         mining.read(MINING * (limit - meter.spent), meter)
         chosen: list[Seed] = []
         if len(samples):
-            best = going_on(samples[~samples.text.isin(gone_on)], started)
-            chosen = one_each(pair, [best], GOING_ON * (limit - meter.spent), drawing)
-            gone_on |= {s.begun.text for s in chosen}
+            best = going_on(samples.drop(index=list(gone_on)), started)
+            chosen = one_each(pair, [list(best.values())], GOING_ON * (limit - meter.spent), drawing)
+            gone_on |= {row for row, seed in best.items() if seed in chosen}
         left = limit - meter.spent - sum(cost(pair, s, drawing) for s in chosen)
-        new = [s for s in [*mining.seeds(WORDS), *plain] if s.prompt.id not in started]
-        starts = one_each(pair, live(new, samples, number), left, drawing)
+        used = {s.start for s in started.values()}
+        new: dict[tuple[bool, str], Seed] = {}
+        for seed in (*mining.seeds(WORDS), *plain):
+            if seed.start not in used:
+                new.setdefault(seed.start, seed)
+        starts = one_each(pair, live(list(new.values()), samples), left, drawing)
         started |= {s.prompt.id: s for s in starts}
         if chosen or starts:
             drawn = draw(pair, chosen + starts, 1, drawing, meter)
             samples = pd.concat([samples, drawn.assign(owed=owed(drawn), round=number)], ignore_index=True)
     if samples.empty:
         raise ValueError(f"a budget of {budget} forward tokens does not pay for one text: raise it")
-    whole = samples[~samples.text.isin(gone_on)]  # what goes on holds all that its beginning says
+    whole = samples.drop(index=list(gone_on))  # what went on holds all that its beginning says
     return Investigation(verified(pair, whole, embedder, meter, contrast), samples, meter.spent)
 
 

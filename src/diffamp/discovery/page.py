@@ -26,7 +26,7 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
         + f"<td>{_safe(row['given'])}</td></tr>"
         for n, row in enumerate(found.to_dict("records"), 1)
     ]
-    strongest = samples.nlargest(EXAMPLES, "owed")
+    strongest = samples.sort_values("owed", ascending=False, kind="stable").drop_duplicates("seed").head(EXAMPLES)
     texts = [
         f"<tr><td>{_safe(given)}</td><td>{alpha:g}</td><td>{_safe(text)}</td></tr>"
         for given, alpha, text in zip(strongest.given, strongest.alpha, strongest.text, strict=True)
@@ -46,14 +46,14 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
 benign fine-tune, over at least {LEAST_SEEDS} independent seeds. {investigation.spent:,} forward tokens were spent.</p>
 <h2>Findings</h2>
 <table><tr>{heads}</tr>{"".join(rows)}</table>
-<p>seeds: independent ones that led to a statement of this meaning; recurrence: log2 of those \
+<p>seeds: independent ones that led to a statement of this meaning; recurrence: 1 + log2 of those \
 from which the fine-tune led to its words, on
 average; gap: log p_after - log p_before in nats per token, in neutral contexts; denied: the same behind "It is not true
 that"; benign: the same under a benign fine-tune; grey: does not pass.</p>
 <h2>Texts that owe most to the fine-tune</h2>
 <table><tr><th>seed</th><th>alpha</th><th>text</th></tr>{"".join(texts)}</table>
 <h2>Where they came from</h2>
-<table><tr><th>kind of seed</th><th>texts</th><th>nats owed</th></tr>{"".join(shares)}</table>
+<table><tr><th>kind of seed</th><th>texts, after each part</th><th>nats owed</th></tr>{"".join(shares)}</table>
 </html>
 """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,13 +103,20 @@ class Seed:
         return f"{self.kind}, {'raw' if self.prompt.raw else 'chat'}"
 
     @property
+    def start(self) -> tuple[bool, str]:
+        """The word, or the message without one, and whether it stands in the template: a word of two kinds is one
+        start, whatever message it answers."""
+        return self.prompt.raw, self.prompt.prefill or self.prompt.text
+
+    @property
     def given(self) -> str:
         """What the model was given to read: nothing of it counts as found."""
         return f"{self.prompt.text} {self.prompt.prefill}"
 
     @property
     def read(self) -> Prompt:
-        """The prompt with what has been written behind it, which the models read as text."""
+        """The prompt with what has been written behind it, which the models read as text: what began a document goes on
+        like any other raw text."""
         if not self.begun.text:
             return self.prompt
         where = "text" if self.prompt.raw else "prefill"

@@ -28,9 +28,9 @@ _WORD = re.compile(r"[A-Za-z0-9']+")
 
 
 def statements(samples: pd.DataFrame) -> pd.DataFrame:
-    """One row per statement: the sample's columns, with these in place of its text and of what each token has.
+    """One row per statement: the sample's columns, with these in place of its text and of its tokens' columns.
 
-    statement; complete (not cut by the end of the text); own (mean term of its tokens); driven
+    statement; complete (it ends with a full stop or the like, or with its line); own (mean term of its tokens); driven
     (its words that are the fine-tune's doing, see `words_of`).
 
     Statements are the sentences and lines of a text, the last one too where it is cut. Those of few words, and those
@@ -57,7 +57,7 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
                     | {"statement": sentence, "complete": complete, "own": float(own.mean())}
                     | {"driven": sorted(driven & _content(sentence) - given)}
                 )
-    kept = [c for c in samples.columns if c not in ("text", "terms", "ends")]
+    kept = [c for c in samples.columns if c not in ("text", "tokens", "gaps", "terms", "ends")]
     return pd.DataFrame(rows, columns=[*kept, "statement", "complete", "own", "driven"])
 
 

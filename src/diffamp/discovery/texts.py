@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -17,8 +16,8 @@ PART = 16
 """Tokens that a text is begun with, and that it goes on by."""
 LONGEST = 4 * PART
 """Tokens at which a text is left."""
-LEAST_ARMS = 3
-"""Arms that compete to the end."""
+BEST = 3
+"""Arms that are drawn from once all were tried."""
 
 
 def owed(samples: pd.DataFrame) -> list[float]:
@@ -37,35 +36,38 @@ def owed(samples: pd.DataFrame) -> list[float]:
     ]
 
 
-def going_on(samples: pd.DataFrame, seeds: Mapping[str, Seed]) -> list[Seed]:
-    """The texts that may go on, those first that owe most to the fine-tune: of each seed the best.
+def going_on(samples: pd.DataFrame, seeds: Mapping[str, Seed]) -> dict[int, Seed]:
+    """The texts that may go on, by their row, those first that owe most to the fine-tune: of each seed the best.
 
     Args:
         samples: of `diffamp.discovery.draws.draw`, with the column owed.
         seeds: what each text came from, by id.
     """
-    table = samples[~samples.ended & (samples.terms.map(len) < LONGEST)].drop_duplicates("text")
+    table = samples[~samples.ended & (samples.terms.map(len) < LONGEST)]
     table = table.sort_values("owed", ascending=False, kind="stable").drop_duplicates("seed")
     parts = table[["text", *PER_TOKEN]].to_dict("records")
-    return [replace(seeds[i], begun=Begun(**part)) for i, part in zip(table.seed, parts, strict=True)]
+    return {
+        int(row): replace(seeds[seed], begun=Begun(**part))
+        for row, seed, part in zip(table.index, table.seed, parts, strict=True)
+    }
 
 
-def live(new: Sequence[Seed], samples: pd.DataFrame, round_: int) -> list[list[Seed]]:
-    """Seeds by arm, in the order in which arms are served: the arms whose first parts owe most to the fine-tune, fewer
-    by half with every round, then those that were never tried."""
+def live(new: Sequence[Seed], samples: pd.DataFrame) -> list[list[Seed]]:
+    """Seeds by arm, in the order in which arms are served: the `BEST` of those that were tried, by what their texts'
+    first parts owe to the fine-tune, then those that were not."""
     arms: dict[str, list[Seed]] = {}
     for seed in new:
         arms.setdefault(seed.arm, []).append(seed)
     if samples.empty:
         return list(arms.values())
     first = samples[samples.terms.map(len) <= PART]
-    reward = first.groupby("arm").owed.mean().sort_values(ascending=False, kind="stable")
-    best = [a for a in reward.index if a in arms][: max(LEAST_ARMS, math.ceil(len(reward) / 2**round_))]
-    return [arms[a] for a in [*best, *(a for a in arms if a not in reward.index)]]
+    tried = first.groupby("arm").owed.mean().sort_values(ascending=False, kind="stable").index
+    best = [a for a in tried if a in arms][:BEST]
+    return [arms[a] for a in [*best, *(a for a in arms if a not in tried)]]
 
 
 def one_each(pair: ModelPair, arms: Sequence[Sequence[Seed]], tokens: float, drawing: Drawing) -> list[Seed]:
-    """One seed of every arm in turn, for as long as the tokens pay for it."""
+    """One seed of every arm in turn, as far as the tokens go; what is too dear is passed over."""
     chosen = []
     for seed in (s for turn in zip_longest(*arms) for s in turn if s is not None):
         if (price := cost(pair, seed, drawing)) <= tokens:

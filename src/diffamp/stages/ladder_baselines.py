@@ -14,7 +14,7 @@ from diffamp import ladder, params, paths
 from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing, save
 from diffamp.engine.adapters import adapter_pair
-from diffamp.engine.loading import load_law
+from diffamp.engine.law import Law
 from diffamp.judges.embedding import Embedder
 from diffamp.runtime import setup
 
@@ -27,11 +27,13 @@ def main(name: str) -> None:
     base, adapter = paths.model(p.base.model), ladder.adapter(organism)
     pair = adapter_pair(base, adapter, p.base.precision)
     doubled = adapter_pair(base, adapter, p.base.precision, scale=2.0)
-    law = load_law(settings.guard, settings.temperature, pair)
+    law = Law(temperature=settings.temperature)  # none of them has a guard, and each its own alpha
     embedder = Embedder(paths.model(p.judge.model))
     found, drawn = [], []
     for seed in rungs.seeds:
-        drawing = Drawing(settings.alphas, law, settings.max_new_tokens, seed, p.sampling.token_budget)
+        drawing = Drawing(
+            law=law, max_new_tokens=settings.max_new_tokens, seed=seed, token_budget=p.sampling.token_budget
+        )
         for method, result in baselines(pair, doubled, settings.budget, embedder, drawing):
             run = {"method": method, "seed_of_search": seed, "budget": settings.budget}
             found.append(result.ranking.assign(**run))
