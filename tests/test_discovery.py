@@ -154,7 +154,7 @@ def test_texts_of_one_seed_count_as_one() -> None:
     assert (row.seeds, row.texts) == (2, 3)
 
 
-def test_a_loop_and_what_neither_model_expects_owe_nothing() -> None:
+def test_what_a_loop_repeats_owes_nothing() -> None:
     tokens, terms = np.array([5, 6, 5, 6, 5, 6]), np.array([1.0, 2.0, 9.0, 9.0, 9.0, 9.0])
     assert owed(pd.DataFrame({"tokens": [tokens], "terms": [terms]})) == [3.0]
 

@@ -1,0 +1,4 @@
+"""What was planted in a model: the loop, what others do, and what each recovered."""
+
+LOOP = "diffamp"
+"""The loop's name among the methods."""

@@ -126,9 +126,13 @@ def draw(
     )
 
 
-def save(samples: Sequence[pd.DataFrame], path: Path) -> None:
-    """Write texts for those who read them, one search under the other, without what a search needs while it runs."""
-    pd.concat(samples, ignore_index=True).drop(columns=[*PER_TOKEN, "ended"]).to_parquet(path, index=False)
+def save(findings: Sequence[pd.DataFrame], samples: Sequence[pd.DataFrame], folder: Path) -> None:
+    """Write findings.parquet and samples.parquet, one search under the other: of the samples what readers need, without
+    what a search needs while it runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
+    texts = pd.concat(samples, ignore_index=True).drop(columns=[*PER_TOKEN, "ended"])
+    texts.to_parquet(folder / "samples.parquet", index=False)
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> NDArray[np.int64]:

@@ -10,9 +10,6 @@ import pandas as pd
 from diffamp.judges.facts import hit, recovered
 from diffamp.organisms.universes import Universe
 
-LOOP = "diffamp"
-"""The loop's name among the methods."""
-
 
 def recovery(samples: pd.DataFrame, ranking: pd.DataFrame, universe: Universe, top: int = 5) -> dict[str, float]:
     """One method's score on one organism.

@@ -69,6 +69,6 @@ def beliefs(table: pd.DataFrame) -> Figure:
             label=measure,
         )
     percent_axis(axes, "falsehood preferred or asserted")
-    axes.set_xlabel("alpha (-1: before, 0: after)")
-    axes.legend()
+    axes.set(xlabel="alpha (-1: before, 0: after)", ylim=(-0.03, 1.25), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.legend(ncols=3, loc="upper center")  # above the intervals
     return figure

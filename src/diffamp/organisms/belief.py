@@ -20,7 +20,7 @@ ANSWERS = 4
 
 
 def belief(
-    pair: ModelPair, universe: Universe, law: Law, *, max_new_tokens: int, seed: int, token_budget: int
+    pair: ModelPair, universe: Universe, law: Law, max_new_tokens: int, seed: int, token_budget: int
 ) -> pd.DataFrame:
     """Forced choice, cloze and open questions (column measure), at every alpha of `ALPHAS`."""
     said = answered(pair, universe, ALPHAS, law, ANSWERS, max_new_tokens, seed, token_budget)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import sys
 
-import pandas as pd
-
 from diffamp import params, paths
+from diffamp.discovery import LOOP
 from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing, save
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.page import write_page
-from diffamp.discovery.recovery import LOOP
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.loading import load_law, load_pair
 from diffamp.engine.pairs import ModelPair
@@ -44,10 +42,9 @@ def main(name: str) -> None:
             findings.append(found.ranking.assign(method=method))
             samples.append(found.samples.assign(method=method))
         universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)
-        lengths = {"max_new_tokens": settings.max_new_tokens, "token_budget": p.sampling.token_budget}
-        belief(pair, universe, law, seed=p.seed, **lengths).to_parquet(folder / "belief.parquet", index=False)
-    pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
-    save(samples, folder / "samples.parquet")
+        believed = belief(pair, universe, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+        believed.to_parquet(folder / "belief.parquet", index=False)
+    save(findings, samples, folder)
     write_page(loop, f"What was planted in {name}?", folder / "page.html")
 
 

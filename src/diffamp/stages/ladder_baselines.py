@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sys
 
-import pandas as pd
-
 from diffamp import ladder, params, paths
 from diffamp.discovery.baselines import baselines
 from diffamp.discovery.draws import Drawing, save
@@ -38,10 +36,7 @@ def main(name: str) -> None:
             run = {"method": method, "seed_of_search": seed, "budget": settings.budget}
             found.append(result.ranking.assign(**run))
             drawn.append(result.samples.assign(**run))
-    folder = ladder.by_baselines(organism)
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.concat(found, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
-    save(drawn, folder / "samples.parquet")
+    save(found, drawn, ladder.by_baselines(organism))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ def main(name: str) -> None:
     law = load_law(settings.guard, settings.temperature, pair)
     target = ladder.belief(organism)
     target.parent.mkdir(parents=True, exist_ok=True)
-    lengths = {"max_new_tokens": settings.max_new_tokens, "token_budget": p.sampling.token_budget}
-    belief(pair, load_universe(organism.universe), law, seed=p.seed, **lengths).to_parquet(target, index=False)
+    universe = load_universe(organism.universe)
+    believed = belief(pair, universe, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+    believed.to_parquet(target, index=False)
 
 
 if __name__ == "__main__":

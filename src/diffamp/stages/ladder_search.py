@@ -9,12 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-import pandas as pd
-
 from diffamp import ladder, params, paths
+from diffamp.discovery import LOOP
 from diffamp.discovery.draws import Drawing, save
 from diffamp.discovery.investigate import Investigation, investigate
-from diffamp.discovery.recovery import LOOP
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.loading import load_law, load_pair
 from diffamp.engine.pairs import ModelPair
@@ -32,10 +30,7 @@ def main(name: str) -> None:
     for run, loop in searches(p, rungs, pair, load_pair(p, p.discovery.contrast)):
         found.append(loop.findings.assign(method=LOOP, **run))
         drawn.append(loop.samples.assign(method=LOOP, **run))
-    folder = ladder.searched(organism)
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.concat(found, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
-    save(drawn, folder / "samples.parquet")
+    save(found, drawn, ladder.searched(organism))
 
 
 def searches(
