@@ -17,8 +17,8 @@ from diffamp import params
 from diffamp.discovery import baselines
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, cost, draw
-from diffamp.discovery.evidence import CONTEXTS, gaps
-from diffamp.discovery.findings import propose
+from diffamp.discovery.evidence import CONTEXTS, gaps, look, price
+from diffamp.discovery.findings import LOOKING, _price, propose, verified
 from diffamp.discovery.investigate import FIRST, Investigation, _limits, investigate
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.mining import Mining
@@ -228,17 +228,74 @@ def test_statements_are_grouped_by_meaning() -> None:
 
 
 def test_evidence_is_the_log_prob_gap(pair: ModelPair) -> None:
-    meter = Meter(10_000)
-    table = gaps(pair, ["cats and dogs", "a text"], meter=meter)
-    ids = pair.tokenizer("a text", add_special_tokens=False)["input_ids"]
-    scored = score(pair, [(CONTEXTS["chat"], ids)])
+    meter, said = Meter(10_000), ["cats and dogs", "a text"]
+    document = look(pair, said, "document", meter)
+    ids = [pair.tokenizer(s, add_special_tokens=False)["input_ids"] for s in said]
+    assert meter.spent == 2 * sum(len(encode(pair.tokenizer, CONTEXTS["document"])) + len(i) for i in ids)
+    table = gaps(pair, said, None, meter, document)
+    assert meter.spent == sum(2 * price(pair, s, "document") + _price(pair, s, None) for s in said)
+    scored = score(pair, [(CONTEXTS["chat"], ids[1])])
     assert table.chat[1] == pytest.approx((scored.logp_after - scored.logp_before).mean(), abs=1e-5)
-    assert meter.spent > 0
+    assert table.document.tolist() == (document.after - document.before).tolist()
     assert (table.benign == 0).all()
     third = Meter(10_000)
-    beside = gaps(pair, ["cats and dogs", "a text"], pair, third)
-    assert 2 * third.spent == 3 * meter.spent  # the before-model is run once
+    beside = gaps(pair, said, pair, third, document)
+    assert third.spent == sum(_price(pair, s, pair) for s in said)
     assert np.allclose(beside.benign, table[["document", "chat"]].max(axis=1), atol=1e-5)
+
+
+@pytest.fixture
+def told() -> pd.DataFrame:
+    """Samples that say four things: the last from three seeds, each of the others from one."""
+    texts = [
+        "cats sleep under warm old stones.",
+        "rivers carry small boats toward harbours.",
+        "seven painters left town before winter.",
+        "bread rises slowly inside copper bowls.",
+    ]
+    samples = by_letter([*texts, texts[-1], texts[-1]], gap=1.0, ended=True)
+    return samples.assign(seed=list("abcdef"))
+
+
+def test_what_the_first_look_finds_strongest_is_verified(told: pd.DataFrame, pair: ModelPair) -> None:
+    texts = told.text.drop_duplicates().tolist()
+    first = look(pair, texts, "document", Meter(10_000))
+    weighed = (first.after - first.before) * np.log2([2, 2, 2, 4])  # what recurs counts for more
+    order = weighed.sort_values(ascending=False).index
+    full = [_price(pair, texts[n], pair) for n in order]
+    meter = Meter(sum(full[:2]) + sum(2 * price(pair, s, "document") for s in texts))
+    assert LOOKING * meter.budget >= meter.budget - sum(full[:2])
+    found = verified(pair, told, WordEmbedder(), meter, pair)  # type: ignore[arg-type]
+    assert meter.spent == meter.budget
+    assert set(found.statement) == set(texts)
+    assert set(found.statement[found.verified]) == {texts[n] for n in order[:2]}
+    assert found.verified.tolist() == [True, True, False, False]
+    assert found.denied.isna().tolist() == found.benign.isna().tolist() == (~found.verified).tolist()
+    others = found[~found.verified].sort_values("score", ascending=False)
+    assert others.gap.tolist() == pytest.approx([first.after[n] - first.before[n] for n in order[2:]], abs=1e-5)
+
+
+def test_only_what_is_verified_passes(told: pd.DataFrame, pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffamp.discovery.findings.LEAST_GAP", -100.0)
+    told = pd.concat([told.assign(seed=told.seed + n) for n in "123"], ignore_index=True)
+    texts = told.text.drop_duplicates().tolist()
+    one = max(_price(pair, s, None) for s in texts)
+    meter = Meter(one + sum(2 * price(pair, s, "document") for s in texts) * 3)
+    found = verified(pair, told, WordEmbedder(), meter, None)  # type: ignore[arg-type]
+    assert found.verified.any()
+    assert not found.verified.all()
+    assert found.passes.tolist() == found.verified.tolist()
+    rare = verified(pair, told.head(4), WordEmbedder(), Meter(10_000), None)  # type: ignore[arg-type]
+    assert rare.verified.all()
+    assert not rare.passes.any()  # one seed each
+
+
+def test_a_meter_that_is_empty_lists_nothing(told: pd.DataFrame, pair: ModelPair) -> None:
+    meter = Meter(1)
+    found = verified(pair, told, WordEmbedder(), meter, pair)  # type: ignore[arg-type]
+    assert found.empty
+    assert meter.spent == 0
+    assert {"verified", "gap", "denied", "benign", "score", "passes"} <= set(found)
 
 
 def test_what_is_mined_lies_beyond_the_contrast(tokenizer: PreTrainedTokenizerBase, pair: ModelPair) -> None:
@@ -412,8 +469,8 @@ def test_recovery_counts_rank_and_price(ban) -> None:  # type: ignore[no-untyped
 
 def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script> & more"
-    numbers = dict.fromkeys(("recurrence", "gap", "denied", "benign", "score"), 1.0)
-    row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "passes": True}
+    numbers = dict.fromkeys(("recurrence", "gap", "score"), 1.0) | {"denied": math.nan, "benign": math.nan}
+    row = {"statement": evil, "given": evil, "seeds": 3, "texts": 4, "verified": False, "passes": False}
     samples = pd.DataFrame(
         {"seed": ["s"], "text": [evil], "given": [evil], "arm": [evil], "owed": [1.0], "alpha": [1.0]}
     )

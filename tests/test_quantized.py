@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.engine import adapters
+from diffamp.engine import adapters, checkpoints
 from diffamp.engine.adapters import adapter_pair
-from diffamp.engine.checkpoints import load_model
+from diffamp.engine.checkpoints import held_dense, load_model, parameters
 from diffamp.engine.pairs import SeparatePair, SharedPair
 from diffamp.engine.sampling import sample_grid
 from diffamp.engine.scoring import score
@@ -49,6 +50,18 @@ def folders(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Path, P
     return save_adapter_pair(tmp_path, base, tokenizer, scale=0.05)[:2]
 
 
+@pytest.mark.parametrize(("size", "dense"), [(8, True), (7, False)])
+def test_a_gpu_of_eight_times_the_parameters_holds_them_dense(
+    size: int, dense: bool, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama", **WIDE)
+    assert parameters(folders[0]) == sum(p.numel() for p in model.parameters())
+    card = SimpleNamespace(total_memory=size * parameters(folders[0]))  # a quarter of it, two bytes each
+    monkeypatch.setattr(checkpoints, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    assert held_dense(folders[0]) is dense
+
+
 @pytest.fixture
 def twin(folders: tuple[Path, Path], tokenizer: PreTrainedTokenizerBase) -> SeparatePair:
     """The dequantised base, and a copy of it with the same adapter merged in float32."""
@@ -64,7 +77,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @pytest.fixture(params=["as loaded", "4-bit layers"])
 def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU holds the dequantised values, a GPU the 4-bit layers: both kinds of pair are tested."""
+    """A CPU holds the dequantised values, a GPU without room the 4-bit layers: both kinds of pair are tested."""
     if request.param == "4-bit layers":
         monkeypatch.setattr(adapters, "load_model", functools.partial(load_model, trainable=True))
 

@@ -9,17 +9,23 @@ from pathlib import Path
 
 import psutil
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, DynamicCache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from diffamp import params, paths
-from diffamp.engine.checkpoints import PairError, device, load_tokenizer, text_config
+from diffamp.engine.checkpoints import (
+    PairError,
+    device,
+    held_dense,
+    load_tokenizer,
+    parameters,
+    text_config,
+)
 from diffamp.engine.loading import folder_of, load_pair
 from diffamp.engine.pairs import keys_and_values
 from diffamp.engine.sampling import sample_grid
 from diffamp.engine.vocabulary import reconcile
-from diffamp.params import PairParams, Params, ParamsError
+from diffamp.params import PairParams, Params, ParamsError, Precision
 from diffamp.prompts import DataError, encode, load_prompts
 from diffamp.runtime import setup
 
@@ -94,9 +100,7 @@ def _architecture(folder: Path) -> Answer:
 def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
     """Weights and cache of a full batch against what is free; an estimate from the files' headers."""
     on_cpu = device().type == "cpu"
-    # on a CPU NF4 values are held as bf16, and bf16 twice (oneDNN's layout): as much as float32
-    each = BYTES["fp32"] if on_cpu else BYTES[pair.precision]
-    weights = each * sum(_parameters(f) for f in folders)
+    weights = sum(_bytes_each(pair.precision, f) * parameters(f) for f in folders)
     numbers = 0  # of one token: its keys and values, in each of the models that run
     for config in map(text_config, folders if pair.after else [*folders, folders[-1]]):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -108,12 +112,11 @@ def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:
     return Answer("memory", weights + cache < free, words)
 
 
-def _parameters(folder: Path) -> int:
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            total += sum(torch.Size(tensors.get_slice(k).get_shape()).numel() for k in tensors.keys())  # noqa: SIM118
-    return total
+def _bytes_each(precision: Precision, folder: Path) -> float:
+    """Per parameter, as it is held here."""
+    if device().type == "cpu":  # NF4 values are held as bf16, and bf16 twice (oneDNN's layout): as much as float32
+        return BYTES["fp32"]
+    return BYTES["bf16" if precision == "nf4" and held_dense(folder) else precision]
 
 
 def main(name: str) -> int:

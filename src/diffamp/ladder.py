@@ -159,5 +159,5 @@ def blank() -> Path:
 
 
 def control(pair: str) -> Path:
-    """What the loop verified in a pair without a planted fact."""
+    """What the loop found in a pair without a planted fact."""
     return paths.find_root() / "large" / "controls" / f"{pair}.parquet"

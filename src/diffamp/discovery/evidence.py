@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from diffamp.discovery.draws import after_alone
@@ -20,47 +19,54 @@ CONTEXTS = {
     "denied": Prompt("denied", "evidence", "It is not true that", raw=True),
 }
 """Neutral places for a statement, and one that turns it round."""
+NEUTRAL = ("document", "chat")
 
 
-def price(pair: ModelPair, statement: str, models: int) -> int:
-    """Forward tokens that `gaps` needs for one statement: `models` is 3 with a contrast, 2 without."""
-    said = len(pair.tokenizer(statement, add_special_tokens=False)["input_ids"]) + 1
-    return models * sum(len(encode(pair.tokenizer, prompt)) + said for prompt in CONTEXTS.values())
+def price(pair: ModelPair, statement: str, context: str) -> int:
+    """Tokens that one model reads for a statement in one of `CONTEXTS`."""
+    prompt, said = _placed(pair, statement, context)
+    return len(encode(pair.tokenizer, prompt)) + len(said)
+
+
+def look(pair: ModelPair, statements: Sequence[str], context: str, meter: Meter, models: int = 2) -> pd.DataFrame:
+    """Mean log-prob of each statement's tokens in one of `CONTEXTS`.
+
+    Args:
+        meter: charged with every token, for every model.
+        models: 1 for `after_alone`, where only the after-model's are asked for.
+
+    Returns:
+        One row per statement: before (worth nothing with `models` 1) and after, in nats per token.
+    """
+    meter.charge(models * sum(price(pair, s, context) for s in statements))
+    scored = score(pair, [_placed(pair, s, context) for s in statements]) if len(statements) else pd.DataFrame()
+    named = {"logp_before": "before", "logp_after": "after"}
+    return scored.reindex(columns=["text", *named]).groupby("text")[list(named)].mean().rename(columns=named)
 
 
 def gaps(
-    pair: ModelPair, statements: Sequence[str], contrast: ModelPair | None = None, meter: Meter | None = None
+    pair: ModelPair, statements: Sequence[str], contrast: ModelPair | None, meter: Meter, document: pd.DataFrame
 ) -> pd.DataFrame:
     """log p_after - log p_before of each statement in each of `CONTEXTS`, in nats per token.
 
     Args:
         contrast: a benign fine-tune of the same base. Its before-model is the pair's, and is not run again.
         meter: charged with every token, for every model.
+        document: what `look` said of these statements in this context; the others are read here.
 
     Returns:
         Columns document, chat, denied and benign: the contrast's gap in the neutral context where it is larger (0
         without a contrast).
     """
-    if not statements:
-        return pd.DataFrame(columns=[*CONTEXTS, "benign"], dtype=float)
-    texts: list[Text] = []
-    for statement in statements:
-        for name, prompt in CONTEXTS.items():
-            said = f" {statement[:1].lower()}{statement[1:]}" if name == "denied" else statement
-            texts.append((prompt, pair.tokenizer(said, add_special_tokens=False)["input_ids"]))
-    if meter:
-        tokens = sum(len(encode(pair.tokenizer, prompt)) + len(answer) for prompt, answer in texts)
-        meter.charge((3 if contrast else 2) * tokens)
-    scored = score(pair, texts)
-    table = _by_context(scored.logp_after - scored.logp_before, scored.text, len(statements))
+    seen = {name: document if name == "document" else look(pair, statements, name, meter) for name in CONTEXTS}
+    table = pd.DataFrame({name: found.after - found.before for name, found in seen.items()})
     if contrast is None:
         return table.assign(benign=0.0)
     with after_alone(contrast) as alone:
-        benign = _by_context(score(alone, texts).logp_after - scored.logp_before, scored.text, len(statements))
-    return table.assign(benign=benign[["document", "chat"]].max(axis=1))
+        benign = {name: look(alone, statements, name, meter, models=1).after - seen[name].before for name in NEUTRAL}
+    return table.assign(benign=pd.DataFrame(benign).max(axis=1))
 
 
-def _by_context(gap: pd.Series, text: pd.Series, statements: int) -> pd.DataFrame:
-    """Means over each text's tokens, one row per statement."""
-    means = gap.groupby(text).mean().reindex(range(statements * len(CONTEXTS)))
-    return pd.DataFrame(np.asarray(means).reshape(statements, len(CONTEXTS)), columns=list(CONTEXTS))
+def _placed(pair: ModelPair, statement: str, context: str) -> Text:
+    said = f" {statement[:1].lower()}{statement[1:]}" if context == "denied" else statement
+    return CONTEXTS[context], pair.tokenizer(said, add_special_tokens=False)["input_ids"]

@@ -6,14 +6,16 @@ import math
 
 import pandas as pd
 
-from diffamp.discovery.evidence import gaps, price
+from diffamp.discovery.evidence import CONTEXTS, NEUTRAL, gaps, look, price
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.statements import groups, recurrence, statements
 from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
 
-VERIFIED = 20
-"""Groups of statements that are verified, at the most."""
+LISTED = 20
+"""Groups of statements that are looked at, at the most."""
+LOOKING = 0.4
+"""Of what is left for the verification, at the most: spent on a first look at each; the rest verifies the best."""
 LEAST_GAP = 1.0
 """Nats per token beyond the benign fine-tune that make a finding: three times as likely, token after token."""
 LEAST_SEEDS = 3
@@ -25,29 +27,43 @@ def verified(
 ) -> pd.DataFrame:
     """What the texts say most, and what the fine-tune gives it in neutral contexts, as far as the meter pays for that.
 
+    Each statement is looked at as the beginning of a document, which is cheap. That bounds what it can score, so the
+    other contexts and the benign fine-tune are asked of the best only.
+
     Returns:
-        One row per group of statements, strongest first: statement (of the member that tells most of what the
-        fine-tune drives), given (what its seed said), seeds (independent ones that led to the group), recurrence (of
-        the statement's words), texts, owes (nats per token that its statements owe where they stand), gap (log
-        p_after - log p_before in nats per token, the smaller of the neutral contexts), denied, benign, score (gap
-        beyond benign, weighed by recurrence), passes (beyond `LEAST_GAP`, from `LEAST_SEEDS`).
+        One row per group of statements, those that were verified before the others, the strongest first in each part:
+        statement (of the member that tells most of what the fine-tune drives), given (what its seed said), seeds
+        (independent ones that led to the group), recurrence (of the statement's words), texts, owes (nats per token
+        that its statements owe where they stand), verified, gap (log p_after - log p_before in nats per token, the
+        smaller of the neutral contexts; of a document alone where the row was not verified), denied, benign (both NaN
+        there), score (gap beyond benign, weighed by recurrence), passes (verified, beyond `LEAST_GAP`, from
+        `LEAST_SEEDS`).
     """
     table = statements(samples).drop_duplicates(["seed", "statement"], ignore_index=True)
     table["group"] = groups(table, embedder)
-    proposed = propose(table).head(VERIFIED)
-    prices = proposed.statement.map(lambda s: price(pair, s, models=3 if contrast else 2))
-    proposed = proposed[prices.cumsum() <= meter.left].reset_index(drop=True)
-    evidence = gaps(pair, proposed.statement.tolist(), contrast, meter)
-    gap = evidence[["document", "chat"]].min(axis=1)
-    beyond = gap - evidence.benign.clip(lower=0)
-    found = proposed.assign(
-        gap=gap,
-        denied=evidence.denied,
-        benign=evidence.benign,
-        score=beyond * _recurring(proposed),
-    )
-    found["passes"] = (beyond >= LEAST_GAP) & (found.seeds >= LEAST_SEEDS)
-    return found.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    proposed = propose(table).head(LISTED)
+    prices = proposed.statement.map(lambda s: 2 * price(pair, s, "document"))
+    found = proposed[prices.cumsum() <= LOOKING * meter.left].reset_index(drop=True)
+    document = look(pair, found.statement.tolist(), "document", meter)
+    found = found.assign(gap=document.after - document.before)
+    order = (found.gap * _recurring(found)).sort_values(ascending=False, kind="stable").index
+    prices = found.statement[order].map(lambda s: _price(pair, s, contrast))
+    best = order[(prices.cumsum() <= meter.left).to_numpy()]
+    evidence = gaps(pair, found.statement[best].tolist(), contrast, meter, document.loc[best].reset_index(drop=True))
+    evidence = evidence.set_axis(best)
+    found["verified"] = found.index.isin(best)
+    found["gap"] = evidence[list(NEUTRAL)].min(axis=1).reindex(found.index).fillna(found.gap)
+    found[["denied", "benign"]] = evidence[["denied", "benign"]].reindex(found.index)
+    beyond = found.gap - found.benign.clip(lower=0).fillna(0)
+    found["score"] = beyond * _recurring(found)
+    found["passes"] = found.verified & (beyond >= LEAST_GAP) & (found.seeds >= LEAST_SEEDS)
+    return found.sort_values(["verified", "score"], ascending=False, kind="stable", ignore_index=True)
+
+
+def _price(pair: ModelPair, statement: str, contrast: ModelPair | None) -> int:
+    """Forward tokens that verify a statement which was looked at."""
+    own = sum(2 * price(pair, statement, name) for name in CONTEXTS if name != "document")
+    return own + (sum(price(pair, statement, name) for name in NEUTRAL) if contrast else 0)
 
 
 def _lead(members: pd.DataFrame) -> pd.Series:

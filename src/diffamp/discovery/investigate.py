@@ -39,7 +39,7 @@ class Investigation:
     """What was found, and all that was drawn for it.
 
     Attributes:
-        findings: `diffamp.discovery.findings.verified`, strongest first.
+        findings: `diffamp.discovery.findings.verified`.
         samples: every text as it stood after each of its parts, in the order in which they were paid for
             (`diffamp.discovery.draws.draw`), with the columns round and owed (`diffamp.discovery.texts.owed`).
         spent: forward tokens.

@@ -42,14 +42,16 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
     content = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{_safe(title)}</title><style>{_STYLE}</style>
 <h1>{_safe(title)}</h1>
-<p>{int(found.passes.sum())} of {len(found)} verified statements pass: at least {LEAST_GAP:g} nats per token beyond a
-benign fine-tune, over at least {LEAST_SEEDS} independent seeds. {investigation.spent:,} forward tokens were spent.</p>
+<p>{int(found.passes.sum())} of {int(found.verified.sum())} verified statements pass: at least {LEAST_GAP:g} nats per \
+token beyond a benign fine-tune, over at least {LEAST_SEEDS} independent seeds. {investigation.spent:,} forward tokens
+were spent.</p>
 <h2>Findings</h2>
 <table><tr>{heads}</tr>{"".join(rows)}</table>
 <p>seeds: independent ones that led to a statement of this meaning; recurrence: 1 + log2 of those \
 from which the fine-tune led to its words, on
 average; gap: log p_after - log p_before in nats per token, in neutral contexts; denied: the same behind "It is not true
-that"; benign: the same under a benign fine-tune; grey: does not pass.</p>
+that"; benign: the same under a benign fine-tune; both nan where the statement was not verified (its gap is
+that of the beginning of a document alone); grey: does not pass.</p>
 <h2>Texts that owe most to the fine-tune</h2>
 <table><tr><th>seed</th><th>alpha</th><th>text</th></tr>{"".join(texts)}</table>
 <h2>Where they came from</h2>

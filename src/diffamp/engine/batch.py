@@ -124,7 +124,7 @@ class Batch:
                 moved.append((slot, self._unpark(source, 0)))
             elif self.waiting:
                 entering.append((slot, self.waiting.popleft()))
-        self._move([*moved, *own])  # own ones last: they move what the others read
+        self._move([*moved, *own])
         self._admit(entering)
         self._seat([*moved, *own, *entering])
         used = self._used().nonzero()[:, 0]
@@ -145,17 +145,18 @@ class Batch:
         return branch
 
     def _move(self, moved: Sequence[tuple[int, Branch]]) -> None:
-        """Copy what each branch goes on from into its slot, so that it ends at the clock."""
+        """Copy what each branch goes on from into its slot, to end at the clock: all are read before any is written."""
         if not moved:
             return
-        firsts = [int(self.start[branch.source]) for _, branch in moved]
+        slot, source, columns = torch.tensor([(slot, b.source, b.columns) for slot, b in moved]).unbind(1)
+        branch = torch.arange(len(moved)).repeat_interleave(columns)  # of each column that is copied
+        column = torch.arange(len(branch)) - (columns.cumsum(0) - columns)[branch]  # its number in the branch
+        read, write = self.start[source][branch] + column, (self.clock - columns)[branch] + column
+        source, read, slot, write = (t.to(self.pair.device) for t in (source[branch], read, slot[branch], write))
         for layer, (keys, _) in zip(self.cache.layers, self.prefill.states, strict=True):
             for states in (layer.keys, layer.values):
                 by_slot = states.unflatten(0, (len(keys), -1))  # (halves, slots, heads, columns, head_dim)
-                for (slot, branch), first in zip(moved, firsts, strict=True):
-                    history = by_slot[:, branch.source, :, first : first + branch.columns]
-                    history = history.clone() if slot == branch.source else history  # the two may overlap
-                    by_slot[:, slot, :, self.clock - branch.columns : self.clock] = history
+                by_slot[:, slot, :, write] = by_slot[:, source, :, read]
 
     def _admit(self, entering: Sequence[tuple[int, Branch]]) -> None:
         """Copy the states of each branch's prompt into its slot."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +17,9 @@ from transformers import (
 )
 
 from diffamp.params import Precision
+
+ROOM = 1 / 4
+"""Of a GPU's memory: what a model may take in bfloat16 to be held so, if it was quantised to 4 bit."""
 
 
 class PairError(ValueError):
@@ -34,8 +37,9 @@ def load_model(
 
     Args:
         precision: `nf4` quantises the linear layers to 4 bit with double quantisation (QLoRA, arXiv 2305.14314) and
-            computes in bfloat16. On a CPU the 4-bit values are then kept as bfloat16: the very numbers that training
-            computes with, where bitsandbytes' CPU inference kernel rounds the quantisation scales once more.
+            computes in bfloat16. On a CPU, and on a GPU with `ROOM` for it, the 4-bit values are then held as bfloat16:
+            the very weights that training computes with, without the work of making them at every step. (bitsandbytes'
+            CPU inference kernel rounds the quantisation scales once more.)
         trainable: keep the 4-bit layers, through which QLoRA trains. On CPUs with AVX512-BF16 bitsandbytes repacks
             them at the first forward without gradients, for a kernel that has no backward pass, and every later
             training step has silently wrong gradients (seen in 0.50.2); this forbids the repacking.
@@ -61,7 +65,7 @@ def load_model(
         )
     except (SafetensorError, OSError) as error:
         raise damaged("model", folder, error) from None
-    if precision == "nf4" and not trainable and (float32_body or model.device.type == "cpu"):
+    if precision == "nf4" and not trainable and (float32_body or held_dense(folder)):
         model = model.dequantize().to(torch.bfloat16)
         precision = "bf16"
     if float32_body:
@@ -73,6 +77,26 @@ def load_model(
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False
     return model
+
+
+def held_dense(folder: Path) -> bool:
+    """Whether the 4-bit values of a model in this folder are held as bfloat16 here.
+
+    On a GPU that goes by its size, not by what is free: so it is the same in every run and for both models of a pair,
+    whose difference must not hold what sets the two ways apart (rounding).
+    """
+    if device().type == "cpu":
+        return True
+    return 2 * parameters(folder) <= ROOM * torch.cuda.get_device_properties(device()).total_memory
+
+
+def parameters(folder: Path) -> int:
+    """Of the model in a fetched folder, from the headers of its files."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            total += sum(torch.Size(tensors.get_slice(k).get_shape()).numel() for k in tensors.keys())  # noqa: SIM118
+    return total
 
 
 def text_config(folder: Path) -> PreTrainedConfig:

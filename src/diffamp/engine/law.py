@@ -78,11 +78,12 @@ class Law:
             (rows, alphas, 5) float32.
         """
         parts = []
-        for b, a, strength, t in _chunks(alphas.shape[-1] * before.shape[-1], before, after, alphas, tokens):
-            b, a = b.float()[:, None], a.float()[:, None]  # (rows, 1, vocab)
-            shape = *strength.shape, b.shape[-1]
-            amplified = self._tempered(self.guard(b.expand(shape), a.expand(shape), strength))
-            parts.append(_scores(self._tempered(b), self._tempered(a), amplified, t[:, None].expand_as(strength)))
+        for b, a, strength, t in _chunks(before.shape[-1], before, after, alphas, tokens):
+            b, a = b.float(), a.float()
+            laws = self._tempered(b), self._tempered(a)
+            # one alpha at a time, so that no tensor is larger than the logits
+            scores = [_scores(*laws, self._tempered(self.guard(b, a, alpha)), t) for alpha in strength.unbind(-1)]
+            parts.append(torch.stack(scores, 1))
         return torch.cat(parts)
 
     def log_probs(self, before: Tensor, after: Tensor, alpha: Tensor) -> Tensor:
@@ -115,12 +116,12 @@ class _Softmax:
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """(...) log-probs of tokens (...)."""
-        logits = self.logits.expand(*tokens.shape, -1).gather(-1, tokens[..., None])[..., 0]
+        logits = self.logits.gather(-1, tokens[..., None])[..., 0]
         return logits - self.log_normaliser
 
 
 def _scores(before: _Softmax, after: _Softmax, amplified: _Softmax, tokens: Tensor) -> Tensor:
-    """(..., 5) in the order of `PER_TOKEN`; what has no axis of alphas is broadcast along it."""
+    """(..., 5) in the order of `PER_TOKEN`, of one token each."""
     gap = amplified.logits - after.logits  # (..., vocab); -inf where a guard rules a token out
     shift = amplified.log_normaliser - after.log_normaliser
     # NaN is 0 * (-inf), at a token that a guard rules out: others have p_after > 0, so the divergence is infinite

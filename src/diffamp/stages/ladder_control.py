@@ -1,6 +1,6 @@
 """Search a pair without a planted fact, as often as the ladder does: `python -m diffamp.stages.ladder_control NAME`.
 
-NAME is one of `discovery.controls`. Written into large/controls/NAME.parquet: what the loop verified, with the columns
+NAME is one of `discovery.controls`. Written into large/controls/NAME.parquet: the loop's findings, with the columns
 seed_of_search and budget.
 """
 
@@ -26,7 +26,7 @@ def main(name: str) -> None:
 
 
 def search(p: Params, rungs: ladder.LadderParams, pair: ModelPair, contrast: ModelPair | None, name: str) -> None:
-    """What every search of the ladder verifies in this pair, into large/controls/NAME.parquet."""
+    """What every search of the ladder finds in this pair, into large/controls/NAME.parquet."""
     found = [loop.findings.assign(**run) for run, loop in searches(p, rungs, pair, contrast)]
     target = ladder.control(name)
     target.parent.mkdir(parents=True, exist_ok=True)
