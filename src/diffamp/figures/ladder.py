@@ -41,7 +41,7 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
         upper.set(title=f"1:{dilution}", xscale="log", xlim=(20, budget), xlabel="forward tokens")
         lower.set(xlim=(-0.04, 1.04), xlabel="fact among the first five findings")
         lower.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])  # more would run into the next panel's
-    percent_axis(axes[0, 0], "searches with a text that holds it")
+    percent_axis(axes[0, 0], "searches with a hit among texts")
     axes[1, 0].set_yticks(range(len(methods)), methods)
     axes[1, 0].invert_yaxis()
     return figure
