@@ -242,7 +242,6 @@ def repro(clone: Path, *arguments: str) -> None:
 
 SAMPLES = ("samples", "samples-guards", "samples-reasoning", "samples-transfer")
 
-
 AGAIN = ("03_amplify", "05_guards", "06_shifts", "07_discovery", "08_reasoning", "10_true_rate")
 """All that has stages of its own but the transfer, which samples and scores as these do: for time."""
 
@@ -266,12 +265,8 @@ def test_the_whole_pipeline_runs_and_most_of_it_gives_the_same_bytes_in_another_
     )
 
     moved = shutil.copytree(tiny_clone, tiny_clone.parent / "elsewhere" / "deeper", symlinks=True)
-    for made in (
-        "models",
-        "samples",
-        "samples-guards",
-        "samples-reasoning",
-    ):  # kept between runs: --force alone would find them whole
+    # kept between runs: --force alone would find them whole
+    for made in ("models", "samples", "samples-guards", "samples-reasoning"):
         shutil.rmtree(moved / made)
     repro(moved, "--force", *AGAIN)
     second = digests(moved)
