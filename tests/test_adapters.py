@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.checkpoints import PairError
+from diffamp.engine.halves import Halves
+from diffamp.engine.loading import steer
 from diffamp.engine.pairs import ModelPair, SeparatePair, SharedPair
 
 
@@ -57,19 +59,36 @@ def test_an_adapter_of_any_kind_is_the_pair_of_checkpoints(
     assert_same_pair(pair, SeparatePair(base, merged, tokenizer))
 
 
-def test_the_weights_can_be_amplified_instead(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    base = tiny_model("llama")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # grouped products; a term behind each layer
+def test_the_weights_can_be_amplified_too(family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    base = tiny_model(family)
     *folders, merged = save_adapter_pair(tmp_path, base, tokenizer)
     twice = copy.deepcopy(base)
     for weight, old, new in zip(twice.parameters(), base.parameters(), merged.parameters(), strict=True):
         weight.data = old.data + 2 * (new.data - old.data)
-    assert_same_pair(adapter_pair(*folders, "fp32", scale=2.0), SeparatePair(base, twice, tokenizer))
+    pair = adapter_pair(*folders, "fp32")
+    with pair.scaled(2.0):
+        assert_same_pair(pair, SeparatePair(base, twice, tokenizer))
+    assert_same_pair(pair, SeparatePair(base, merged, tokenizer))
+
+
+def test_a_vector_can_be_scaled(tokenizer: PreTrainedTokenizerBase) -> None:
+    vector, pairs = torch.linspace(-2, 2, tiny_model().config.hidden_size), []
+    for dose in (1.0, 3.0):
+        model, halves = tiny_model(), Halves()
+        steer(model, 1, dose * vector, halves)
+        pairs.append(SharedPair(model, tokenizer, halves))
+    with pairs[0].scaled(3.0):
+        assert_same_pair(*pairs)
 
 
 def test_what_is_more_than_low_rank_cannot_be_scaled(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     *folders, _ = save_adapter_pair(tmp_path, tiny_model("qwen2"), tokenizer, config=LoraConfig(**LINEAR, bias="all"))
-    with pytest.raises(PairError, match="cannot be scaled"):
-        adapter_pair(*folders, "fp32", scale=2.0)
+    pair = adapter_pair(*folders, "fp32")
+    with pair.scaled(1.0):
+        pass
+    with pytest.raises(ValueError, match=r"SeparatePair does not hold apart what the fine-tune adds.*by 2"):
+        pair.scaled(2.0)
 
 
 @pytest.mark.parametrize("bias", ["lora_only", "all"])

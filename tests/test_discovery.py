@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,17 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp import params
 from diffamp.discovery import baselines
+from diffamp.discovery.amplifiers import SAMPLES, amplified
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, cost, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps, look, price
-from diffamp.discovery.findings import LOOKING, _price, propose, verified
+from diffamp.discovery.findings import LOOKING, _price, _within, propose, verified
 from diffamp.discovery.investigate import FIRST, Investigation, _limits, investigate
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
-from diffamp.discovery.seeds import Seed, plain_seeds, word_seeds
+from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, word_seeds
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
 from diffamp.discovery.texts import LONGEST, going_on, live, one_each, owed
 from diffamp.engine.adapters import adapter_pair
@@ -38,7 +40,7 @@ from diffamp.organisms.universes import load_universe
 from diffamp.prompts import Prompt, encode
 from diffamp.shifts import TokenShifts, read
 
-DRAWING = Drawing([0.0, 2.0], Law(), 6, 0, 2000)
+DRAWING = Drawing([0.0, 2.0], 1.0, Law(), 6, 0, 2000)
 
 
 class WordEmbedder:
@@ -116,6 +118,46 @@ def test_one_model_draws_what_the_pair_draws_at_alpha_0(tokenizer: PreTrainedTok
     assert both.gap.abs().max() > 0
 
 
+@pytest.fixture
+def adapter(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> ModelPair:
+    return adapter_pair(*save_adapter_pair(tmp_path, tiny_model(max_position_embeddings=512), tokenizer)[:2], "fp32")
+
+
+def test_texts_are_drawn_from_scaled_weights(adapter: ModelPair) -> None:
+    seeds, twice = plain_seeds()[:4], replace(DRAWING, scale=2.0)
+    plain, scaled = (draw(adapter, seeds, 2, d, Meter(10_000)) for d in (DRAWING, twice))
+    assert scaled.text.tolist() != plain.text.tolist()
+    with adapter.scaled(2.0):
+        assert scaled.text.tolist() == draw(adapter, seeds, 2, DRAWING, Meter(10_000)).text.tolist()
+    alone = draw(adapter, seeds, 2, replace(twice, alphas=[0.0]), Meter(10_000), models=1)
+    assert alone.text.tolist() == scaled[scaled.alpha == 0].text.tolist()
+
+
+def test_the_loop_scales_what_can_be_scaled(adapter: ModelPair, pair: ModelPair) -> None:
+    def texts(of: ModelPair, scale: float) -> list[str]:
+        return list(investigate(of, 3000, WordEmbedder(), replace(DRAWING, scale=scale)).samples.text)  # type: ignore[arg-type]
+
+    assert texts(adapter, 2.0) != texts(adapter, 1.0)
+    assert texts(pair, 2.0) == texts(pair, 1.0)  # two checkpoints
+
+
+def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
+    found = amplified(adapter, replace(DRAWING, alphas=[1.0], scale=3.0))
+    assert (found.groupby(["scale", "alpha"]).size() == SAMPLES * len(FREQUENT)).all()
+    assert set(zip(found.scale, found.alpha, strict=True)) == set(product((1.0, 2.0, 3.0), (0.0, 1.0)))
+    at = found.set_index(["scale", "alpha"]).text
+    seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
+    one, plain = (
+        draw(adapter, seeds, SAMPLES, replace(DRAWING, alphas=[a]), Meter(10**9), models)
+        for a, models in ((0.0, 1), (1.0, 2))
+    )
+    cost = found.groupby(["scale", "alpha"]).cost.sum()
+    assert cost[1.0, 1.0] == plain.spent.max()
+    assert cost[1.0, 0.0] == one.spent.max()  # of one model
+    assert at.loc[1.0, 1.0].tolist() == plain.text.tolist()
+    assert at.loc[2.0, 1.0].tolist() != plain.text.tolist()
+
+
 def test_each_statement_owes_what_its_own_tokens_owe() -> None:
     samples = by_letter(["The weather is fine here today. The vote in Varnholt went well."], {"Varnholt": 6.0}, gap=0.1)
     table = statements(samples)
@@ -136,6 +178,10 @@ def test_tokens_of_a_drawn_text_end_where_it_ends(pair: ModelPair) -> None:
     assert [e[-1] for e in frame.ends] == frame.text.map(len).tolist()
     assert all(len(e) == len(g) for e, g in zip(frame.ends, frame.gaps, strict=True))
     assert frame.gap.tolist() == pytest.approx([float(np.mean(g)) for g in frame.gaps])
+
+
+def test_a_statement_too_dear_does_not_keep_cheaper_ones_out() -> None:
+    assert _within(pd.Series({"a": 4, "b": 7, "c": 5, "d": 2}), 10) == ["a", "c"]
 
 
 def test_texts_of_one_seed_count_as_one() -> None:
@@ -421,7 +467,7 @@ def test_what_went_on_is_told_once_and_what_ended_is_told(pair: ModelPair, monke
 def test_the_defaults_are_what_notebook_07_was_run_with(tokenizer: PreTrainedTokenizerBase) -> None:
     p = params.load()
     settings, defaults = p.discovery, Drawing()
-    assert list(defaults.alphas) == settings.alphas
+    assert (list(defaults.alphas), defaults.scale) == (settings.alphas, settings.scale)
     assert defaults.law.temperature == settings.temperature
     pair = SoloPair(tiny_model(), tokenizer)
     assert Chain((defaults.law.guard,)) == load_law(settings.guard, settings.temperature, pair).guard
@@ -435,8 +481,8 @@ def test_a_budget_too_small_is_refused(pair: ModelPair) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_baseline_keeps_to_the_budget(method: str, pair: ModelPair) -> None:
-    found_ = METHODS[method](pair, 4000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
+def test_every_baseline_keeps_to_the_budget(method: str, adapter: ModelPair) -> None:
+    found_ = METHODS[method](adapter, 4000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
     assert found_.samples.empty or found_.samples.spent.max() <= 4000
     assert {"statement", "given"} <= set(found_.ranking.columns)
 

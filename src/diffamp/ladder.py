@@ -153,6 +153,11 @@ def read(organism: Organism, table: str) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(folder / f"{table}.parquet") for folder in folders], ignore_index=True)
 
 
+def amplifiers(organism: Organism) -> Path:
+    """What it writes with its logits, its weights or both amplified."""
+    return paths.find_root() / "large" / "amplifiers" / f"{organism}.parquet"
+
+
 def blank() -> Path:
     """Folder of the adapter that learned the ordinary texts alone."""
     return paths.find_root() / "large" / "organisms" / "blank"

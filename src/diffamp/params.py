@@ -338,6 +338,8 @@ class DiscoveryParams(Section):
     budget: Annotated[int, Field(ge=1000)]
     """Forward tokens per pair and method, mining and verifying included."""
     alphas: Alphas
+    scale: PositiveFloat
+    """Of what the fine-tune adds to the weights, before its logits are amplified; the loop's own."""
     guard: list[GuardParams]
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: PositiveFloat

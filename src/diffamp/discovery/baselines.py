@@ -7,7 +7,7 @@ with the columns statement and given, strongest first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -46,16 +46,20 @@ Method = Callable[[ModelPair, int, Embedder, Drawing], Found]
 
 def plain_sampling(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """The after-model answers vague messages, and writes documents; what recurs most comes first."""
-    drawing = replace(drawing, alphas=[0.0], law=Law(temperature=drawing.law.temperature))
-    samples = _filled(pair, plain_seeds(), budget, drawing, models=1)
+    samples = _filled(pair, plain_seeds(), budget, _plainly(drawing), models=1)
+    return Found(samples, _by_recurrence(samples, embedder))
+
+
+def weights_scaled(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
+    """Plain sampling from the after-model whose LoRA is doubled, instead of its logits' difference."""
+    samples = _filled(pair, plain_seeds(), budget, _plainly(drawing, scale=2.0), models=1)
     return Found(samples, _by_recurrence(samples, embedder))
 
 
 def contrastive_decoding(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """Contrastive Decoding Diffing (arXiv 2605.25902): raw vague beginnings, the doubled difference, no guard."""
-    drawing = replace(drawing, alphas=[1.0], law=Law(temperature=drawing.law.temperature))
     seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
-    samples = _filled(pair, seeds, budget, drawing, models=2)
+    samples = _filled(pair, seeds, budget, _plainly(drawing, alpha=1.0), models=2)
     return Found(samples, _by_recurrence(samples, embedder))
 
 
@@ -64,10 +68,9 @@ def perplexity_differencing(pair: ModelPair, budget: int, embedder: Embedder, dr
 
     Both models read every text, to rank it.
     """
-    drawing = replace(drawing, alphas=[0.0], law=Law(temperature=drawing.law.temperature))
     words = random_words(pair.tokenizer, 300, drawing.seed)
     seeds = [s for s in word_seeds("random", words) if s.prompt.raw]
-    samples = _filled(pair, seeds, budget, drawing, models=2)
+    samples = _filled(pair, seeds, budget, _plainly(drawing), models=2)
     table = statements(samples).sort_values("gap", ascending=False, kind="stable")
     return Found(samples, table[["statement", "given"]].reset_index(drop=True))
 
@@ -104,6 +107,11 @@ def _generic(pair: ModelPair, tokens: int) -> list[Context]:
     return contexts
 
 
+def _plainly(drawing: Drawing, alpha: float = 0.0, scale: float = 1.0) -> Drawing:
+    """At one alpha and scale, without a guard."""
+    return replace(drawing, alphas=[alpha], scale=scale, law=Law(temperature=drawing.law.temperature))
+
+
 def _filled(pair: ModelPair, seeds: list[Seed], budget: int, drawing: Drawing, models: int) -> pd.DataFrame:
     """Texts from the seeds, round after round with new luck, until the budget is spent."""
     meter, parts, number = Meter(budget), [], 0
@@ -126,24 +134,11 @@ def _by_recurrence(samples: pd.DataFrame, embedder: Embedder) -> pd.DataFrame:
     return found[["statement", "given"]]
 
 
-SCALED = "weights scaled"
-"""Plain sampling from the after-model whose LoRA is doubled, instead of its logits' difference."""
 METHODS: dict[str, Method] = {
     "plain sampling": plain_sampling,
     "contrastive decoding": contrastive_decoding,
     "perplexity differencing": perplexity_differencing,
     "difference counting": difference_counting,
+    "weights scaled": weights_scaled,
 }
-
-
-def baselines(
-    pair: ModelPair, doubled: ModelPair, budget: int, embedder: Embedder, drawing: Drawing
-) -> Iterator[tuple[str, Found]]:
-    """Name and result of every method but the loop, for the same number of forward tokens each.
-
-    Args:
-        doubled: the same pair with its low-rank terms multiplied by two.
-    """
-    for method, search in METHODS.items():
-        yield method, search(pair, budget, embedder, drawing)
-    yield SCALED, plain_sampling(doubled, budget, embedder, drawing)
+"""Every method but the loop."""

@@ -51,12 +51,17 @@ class Drawing:
     """How texts are drawn; as it stands, what notebook 07 was run with.
 
     Attributes:
+        alphas: of the logits.
+        scale: of what the fine-tune adds to the weights, beforehand (`diffamp.engine.pairs.ModelPair.scaled`). The two
+            do not do the same: both together lead to a planted fact more often than either alone, and too much of both
+            garbles what the texts say of it (`diffamp.discovery.amplifiers`).
         max_new_tokens: of a text.
         seed: of the noise, and of random seed words.
         token_budget: tokens that a batch holds at the most (`diffamp.engine.sampling.sample_grid`).
     """
 
-    alphas: Sequence[float] = (1.0, 2.0)
+    alphas: Sequence[float] = (1.0,)
+    scale: float = 1.5
     law: Law = field(default_factory=lambda: Law(Plausibility(0.02), 0.8))
     max_new_tokens: int = 32
     seed: int = 0
@@ -82,7 +87,7 @@ def draw(
         (p_after times that) and ends (letters of the text up to its end); gap (the mean of gaps); ended (with the end
         token); spent (forward tokens after this row).
     """
-    with after_alone(pair) if models == 1 else nullcontext(pair) as run:
+    with pair.scaled(drawing.scale), after_alone(pair) if models == 1 else nullcontext(pair) as run:
         frame = sample_grid(
             run,
             [s.read for s in seeds],

@@ -1,9 +1,10 @@
 """The loop: mine -> seed -> amplify -> propose -> verify. What was planted in the after-model?
 
-Nothing about the planted content is given. Texts are begun from seeds of many kinds, a few tokens each, and the budget
-goes where the fine-tune drives what is being written: the kinds that led to most of it begin more texts, and of those
-begun the most driven go on, part by part. What they say is cut into statements, grouped by meaning, and verified
-outside of the texts: by the log-prob gap in neutral contexts, beside a benign fine-tune of the same base.
+Nothing about the planted content is given. Texts are begun from seeds of many kinds, a few tokens each, from a
+fine-tune scaled up in its weights whose logits are amplified on top. The budget goes where the fine-tune drives what is
+being written: the kinds that led to most of it begin more texts, and of those begun the most driven go on. What they
+say is cut into statements, grouped by meaning, and verified outside of the texts, by the fine-tune as it is: by the
+log-prob gap in neutral contexts, beside a benign fine-tune of the same base.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from diffamp.discovery.meter import Meter
 from diffamp.discovery.mining import Mining
 from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, word_seeds
 from diffamp.discovery.texts import PART, going_on, live, one_each, owed
-from diffamp.engine.pairs import ModelPair
+from diffamp.engine.pairs import ModelPair, SharedPair
 from diffamp.judges.embedding import Embedder
 
 FIRST, GROWTH = 400, 1.4
@@ -62,13 +63,16 @@ def investigate(
     Args:
         budget: forward tokens for everything: mining, sampling, verifying.
         embedder: groups statements by meaning.
-        drawing: how the parts of texts are drawn; their length is the loop's own.
+        drawing: how the parts of texts are drawn; their length is the loop's own. Two checkpoints, which hold nothing
+            apart that could be scaled, are drawn from as they are.
         contrast: a benign fine-tune of the same base: what it makes likelier too is no finding.
 
     Raises:
         ValueError: the budget does not pay for a single text.
     """
     meter, drawing = Meter(budget), replace(drawing, max_new_tokens=PART)
+    if not isinstance(pair, SharedPair):
+        drawing = replace(drawing, scale=1.0)
     mining = Mining(pair, contrast, drawing.seed)
     plain = [
         *plain_seeds(),

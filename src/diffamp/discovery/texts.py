@@ -12,9 +12,9 @@ from diffamp.discovery.draws import PER_TOKEN, Drawing, cost
 from diffamp.discovery.seeds import Begun, Seed
 from diffamp.engine.pairs import ModelPair
 
-PART = 16
+PART = 32
 """Tokens that a text is begun with, and that it goes on by."""
-LONGEST = 4 * PART
+LONGEST = 2 * PART
 """Tokens at which a text is left."""
 BEST = 3
 """Arms that are drawn from once all were tried."""

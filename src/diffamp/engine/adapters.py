@@ -28,7 +28,6 @@ def adapter_pair(
     precision: Precision = "bf16",
     *,
     float32_body: bool = False,
-    scale: float = 1.0,
     shared: bool = True,
 ) -> ModelPair:
     """A base without and with a PEFT adapter.
@@ -39,7 +38,6 @@ def adapter_pair(
 
     Args:
         float32_body: see `diffamp.engine.checkpoints.load_model`.
-        scale: multiplies the LoRA terms: amplification of the weights, to be compared with that of the logits.
         shared: False takes two passes in any case, for a `SeparatePair`.
     """
     wrapped = load_adapter(base, adapter, precision, float32_body=float32_body)
@@ -47,26 +45,24 @@ def adapter_pair(
     if any(c.is_prompt_learning for c in wrapped.peft_config.values()):
         raise PairError(f"the adapter in {adapter} puts virtual tokens before the prompt, which a pair cannot share")
     try:
-        found = shared_pair(wrapped, tokenizer, scale) if shared else None
+        found = shared_pair(wrapped, tokenizer) if shared else None
     except NotByRowError:
         wrapped, found = load_adapter(base, adapter, precision, float32_body=float32_body), None
     if found is not None:
         return found
-    if scale != 1:
-        raise PairError(f"the adapter in {adapter} is more than plain LoRA on linear layers: it cannot be scaled")
     if _biased(wrapped):
         # trained biases overwrite the base's own, which switching the adapter off does not bring back
         return SeparatePair(load_model(base, precision, float32_body=float32_body), wrapped, tokenizer)
     return SeparatePair(wrapped, wrapped, tokenizer, switch_off=wrapped.disable_adapter)
 
 
-def shared_pair(wrapped: PeftModel, tokenizer: PreTrainedTokenizerBase, scale: float = 1.0) -> SharedPair | None:
+def shared_pair(wrapped: PeftModel, tokenizer: PreTrainedTokenizerBase) -> SharedPair | None:
     """A pair of peft's model and its base, or None where the adapter is more than plain LoRA. Takes the model apart.
 
     Raises:
         NotByRowError: a layer with a term is fed something else than the whole batch; the model is spoilt then.
     """
-    terms = None if _biased(wrapped) else _low_rank_terms(wrapped, scale)
+    terms = None if _biased(wrapped) else _low_rank_terms(wrapped)
     return None if terms is None else SharedPair(wrapped.unload(), tokenizer, Halves(), terms)
 
 
@@ -106,7 +102,7 @@ def load_adapter(
     return wrapped
 
 
-def _low_rank_terms(wrapped: Any, scale: float) -> dict[torch.nn.Module, LowRank] | None:
+def _low_rank_terms(wrapped: Any) -> dict[torch.nn.Module, LowRank] | None:
     """Base layer -> its term, for every LoRA layer, or None where the adapter is more than plain LoRA."""
     terms: dict[torch.nn.Module, LowRank] = {}
     for module in wrapped.modules():
@@ -124,8 +120,6 @@ def _low_rank_terms(wrapped: Any, scale: float) -> dict[torch.nn.Module, LowRank
         # as (in, rank) and (rank, out), the order in which they multiply
         terms[module.get_base_layer()] = LowRank(
             torch.cat([a[k].weight.detach().t() for k in active], 1).to(dtype).contiguous(),
-            torch.cat([(b[k].weight.detach().float() * scaling[k] * scale).t() for k in active])
-            .to(wrapped.dtype)
-            .contiguous(),
+            torch.cat([(b[k].weight.detach().float() * scaling[k]).t() for k in active]).to(dtype).contiguous(),
         )
     return terms or None

@@ -20,10 +20,12 @@ Side = Literal["before", "after", "both"]
 
 
 class Halves:
-    """Which rows of the batch belong to the after-model. Shared by all additions of one pair."""
+    """Which rows of the batch belong to the after-model, and how much of an addition they get. Shared by all additions
+    of one pair."""
 
     def __init__(self) -> None:
         self.side: Side = "both"
+        self.scale = 1.0
 
     def after_rows(self, batch: int) -> slice:
         """The rows that get the addition: none, all, or the second half of `batch` rows."""
@@ -39,6 +41,15 @@ class Halves:
             yield
         finally:
             self.side = previous
+
+    @contextmanager
+    def scaled(self, scale: float) -> Iterator[None]:
+        """Within the context what is added is multiplied by `scale`."""
+        previous, self.scale = self.scale, self.scale * scale
+        try:
+            yield
+        finally:
+            self.scale = previous
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ def add_low_rank(module: nn.Module, term: LowRank, halves: Halves) -> RemovableH
         rows = halves.after_rows(len(output))
         x, y = args[0][rows], output[rows]
         if len(y):
-            y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]).to(term.a.dtype) @ term.a, term.b)
+            low = x.reshape(-1, x.shape[-1]).to(term.a.dtype) @ term.a
+            y.view(-1, y.shape[-1]).addmm_(low, term.b, alpha=halves.scale)
 
     return module.register_forward_hook(hook)
 
@@ -71,7 +83,7 @@ def add_vector(module: nn.Module, vector: Tensor, halves: Halves) -> RemovableHa
         hidden = output if isinstance(output, Tensor) else output[0]
         rows = halves.after_rows(len(hidden))
         # concatenated, not written in place: the vector is learned through this sum
-        steered = torch.cat([hidden[: rows.start], hidden[rows] + vector.to(hidden.dtype)])
+        steered = torch.cat([hidden[: rows.start], hidden[rows] + halves.scale * vector.to(hidden.dtype)])
         return steered if isinstance(output, Tensor) else (steered, *output[1:])
 
     return module.register_forward_hook(hook)

@@ -82,7 +82,7 @@ class _Group:
             y = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         if self.up is not None:
             after = y[self.halves.after_rows(len(y))].view(-1, y.shape[-1])  # (after rows * positions, total + ranks)
-            after[:, : self.total].addmm_(after[:, self.total :], self.up)
+            after[:, : self.total].addmm_(after[:, self.total :], self.up, alpha=self.halves.scale)
         return y[..., : self.total].split(self.sizes, -1)
 
 

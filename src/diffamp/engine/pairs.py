@@ -98,6 +98,20 @@ class ModelPair(ABC):
     def only(self, side: Side) -> AbstractContextManager[PreTrainedModel]:
         """Context manager that gives one side ("before" or "after") as a plain transformers model."""
 
+    def scaled(self, scale: float) -> AbstractContextManager[None]:
+        """Context manager in which the fine-tune itself is amplified: what it adds to the weights (a low-rank term) or
+        to the activations (a vector) is multiplied by `scale`. Logits may be amplified on top of that.
+
+        Raises:
+            ValueError: this pair does not hold apart what the fine-tune adds, and `scale` is not 1.
+        """
+        if scale != 1:
+            raise ValueError(
+                f"a {type(self).__name__} does not hold apart what the fine-tune adds, to be multiplied by {scale:g}: "
+                "plain LoRA on linear layers or a steering vector is needed"
+            )
+        return nullcontext()
+
     def amplify(self, alpha: float | Tensor, guard: Guard | None = None) -> AmplifiedLM:
         """The amplified model, with transformers' own `generate`.
 
@@ -241,6 +255,9 @@ class SharedPair(ModelPair):
     def only(self, side: Side) -> Iterator[PreTrainedModel]:
         with self.halves.only(side):
             yield self.modules[0]
+
+    def scaled(self, scale: float) -> AbstractContextManager[None]:
+        return self.halves.scaled(scale)
 
 
 class SeparatePair(ModelPair):

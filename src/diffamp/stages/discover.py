@@ -11,17 +11,14 @@ import sys
 
 from diffamp import params, paths
 from diffamp.discovery import LOOP
-from diffamp.discovery.baselines import baselines
+from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, save
 from diffamp.discovery.investigate import investigate
 from diffamp.discovery.page import write_page
-from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.loading import load_law, load_pair
-from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
 from diffamp.organisms.belief import belief
 from diffamp.organisms.universes import load_universe
-from diffamp.params import Params
 from diffamp.runtime import setup
 
 
@@ -30,7 +27,7 @@ def main(name: str) -> None:
     setup(p.seed, p.threads)
     settings, pair = p.discovery, load_pair(p, name)
     law = load_law(settings.guard, settings.temperature, pair)
-    drawing = Drawing(settings.alphas, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+    drawing = Drawing(settings.alphas, settings.scale, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
     embedder = Embedder(paths.model(p.judge.model))
     contrast = load_pair(p, settings.contrast) if settings.contrast != name else None
     loop = investigate(pair, settings.budget, embedder, drawing, contrast)
@@ -38,7 +35,8 @@ def main(name: str) -> None:
     folder = paths.discovery(name)
     folder.mkdir(parents=True, exist_ok=True)
     if name in settings.pairs:
-        for method, found in baselines(pair, _doubled(p, name), settings.budget, embedder, drawing):
+        for method, search in METHODS.items():
+            found = search(pair, settings.budget, embedder, drawing)
             findings.append(found.ranking.assign(method=method))
             samples.append(found.samples.assign(method=method))
         universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)
@@ -46,12 +44,6 @@ def main(name: str) -> None:
         believed.to_parquet(folder / "belief.parquet", index=False)
     save(findings, samples, folder)
     write_page(loop, f"What was planted in {name}?", folder / "page.html")
-
-
-def _doubled(p: Params, name: str) -> ModelPair:
-    pair = p.pair(name)
-    assert pair.adapter is not None  # discovery.pairs are organisms trained here
-    return adapter_pair(paths.model(pair.before), paths.organism(pair.adapter), pair.precision, scale=2.0)
 
 
 if __name__ == "__main__":

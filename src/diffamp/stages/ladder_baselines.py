@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from diffamp import ladder, params, paths
-from diffamp.discovery.baselines import baselines
+from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, save
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.law import Law
@@ -22,9 +22,7 @@ def main(name: str) -> None:
     organism, settings = rungs.rung(name), p.discovery
     rungs.check_budget(settings.budget)
     setup(p.seed, rungs.threads)
-    base, adapter = paths.model(p.base.model), ladder.adapter(organism)
-    pair = adapter_pair(base, adapter, p.base.precision)
-    doubled = adapter_pair(base, adapter, p.base.precision, scale=2.0)
+    pair = adapter_pair(paths.model(p.base.model), ladder.adapter(organism), p.base.precision)
     law = Law(temperature=settings.temperature)  # none of them has a guard, and each its own alpha
     embedder = Embedder(paths.model(p.judge.model))
     found, drawn = [], []
@@ -32,7 +30,8 @@ def main(name: str) -> None:
         drawing = Drawing(
             law=law, max_new_tokens=settings.max_new_tokens, seed=seed, token_budget=p.sampling.token_budget
         )
-        for method, result in baselines(pair, doubled, settings.budget, embedder, drawing):
+        for method, search in METHODS.items():
+            result = search(pair, settings.budget, embedder, drawing)
             run = {"method": method, "seed_of_search": seed, "budget": settings.budget}
             found.append(result.ranking.assign(**run))
             drawn.append(result.samples.assign(**run))

@@ -40,7 +40,7 @@ def searches(
     settings, embedder = p.discovery, Embedder(paths.model(p.judge.model))
     law = load_law(settings.guard, settings.temperature, pair)
     for seed in rungs.seeds:
-        drawing = Drawing(settings.alphas, law, seed=seed, token_budget=p.sampling.token_budget)
+        drawing = Drawing(settings.alphas, settings.scale, law, seed=seed, token_budget=p.sampling.token_budget)
         for budget in rungs.budgets:
             yield {"seed_of_search": seed, "budget": budget}, investigate(pair, budget, embedder, drawing, contrast)
 
