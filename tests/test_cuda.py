@@ -102,6 +102,17 @@ def test_equal_weights_give_the_same_bytes_at_every_alpha() -> None:
         assert (group["kl_alpha_after"].map(max) < 1e-6).all()
 
 
+def test_a_scaled_pair_is_not_replayed_from_the_graphs_of_an_unscaled_one() -> None:
+    pair = adapter("llama")
+    plain = grid(pair)
+    with pair.scaled(2.0):
+        scaled = grid(pair)
+    assert scaled.text.tolist() != plain.text.tolist()
+    assert_same(grid(pair), plain)
+    with pair.scaled(2.0):
+        assert_same(grid(pair), scaled)
+
+
 def test_the_same_grid_gives_the_same_bytes() -> None:
     first, second = (grid(adapter("qwen2", torch.bfloat16)) for _ in range(2))
     assert first.drop(columns="tokens").astype(str).equals(second.drop(columns="tokens").astype(str))

@@ -133,12 +133,26 @@ def test_texts_are_drawn_from_scaled_weights(adapter: ModelPair) -> None:
     assert alone.text.tolist() == scaled[scaled.alpha == 0].text.tolist()
 
 
-def test_the_loop_scales_what_can_be_scaled(adapter: ModelPair, pair: ModelPair) -> None:
+def test_the_loop_scales_what_can_be_scaled(
+    adapter: ModelPair, pair: ModelPair, caplog: pytest.LogCaptureFixture
+) -> None:
     def texts(of: ModelPair, scale: float) -> list[str]:
         return list(investigate(of, 3000, WordEmbedder(), replace(DRAWING, scale=scale)).samples.text)  # type: ignore[arg-type]
 
     assert texts(adapter, 2.0) != texts(adapter, 1.0)
+    assert not caplog.records
     assert texts(pair, 2.0) == texts(pair, 1.0)  # two checkpoints
+    assert "only its logits are amplified" in caplog.text
+
+
+def test_findings_are_verified_by_the_fine_tune_as_it_is(adapter: ModelPair) -> None:
+    drawing = replace(DRAWING, scale=3.0)
+    found = investigate(adapter, 6000, WordEmbedder(), drawing).findings  # type: ignore[arg-type]
+    said = found[found.verified].statement.head(3).tolist()
+    assert said
+    unscaled = gaps(adapter, said, None, Meter(10**9), look(adapter, said, "document", Meter(10**9)))
+    assert found.gap.head(3).tolist() == pytest.approx(unscaled[["document", "chat"]].min(axis=1).tolist(), abs=1e-4)
+    assert found.denied.head(3).tolist() == pytest.approx(unscaled.denied.tolist(), abs=1e-4)
 
 
 def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
@@ -147,15 +161,16 @@ def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
     assert set(zip(found.scale, found.alpha, strict=True)) == set(product((1.0, 2.0, 3.0), (0.0, 1.0)))
     at = found.set_index(["scale", "alpha"]).text
     seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
-    one, plain = (
-        draw(adapter, seeds, SAMPLES, replace(DRAWING, alphas=[a]), Meter(10**9), models)
-        for a, models in ((0.0, 1), (1.0, 2))
-    )
+    doubled = replace(DRAWING, alphas=[1.0])
+    one = draw(adapter, seeds, SAMPLES, replace(DRAWING, alphas=[0.0]), Meter(10**9), models=1)
+    plain = draw(adapter, seeds, SAMPLES, doubled, Meter(10**9))
     cost = found.groupby(["scale", "alpha"]).cost.sum()
     assert cost[1.0, 1.0] == plain.spent.max()
     assert cost[1.0, 0.0] == one.spent.max()  # of one model
     assert at.loc[1.0, 1.0].tolist() == plain.text.tolist()
-    assert at.loc[2.0, 1.0].tolist() != plain.text.tolist()
+    assert at.loc[1.0, 0.0].tolist() == one.text.tolist()
+    with adapter.scaled(2.0):
+        assert at.loc[2.0, 1.0].tolist() == draw(adapter, seeds, SAMPLES, doubled, Meter(10**9)).text.tolist()
 
 
 def test_each_statement_owes_what_its_own_tokens_owe() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from diffamp.engine.checkpoints import held_dense, load_model, parameters
 from diffamp.engine.pairs import SeparatePair, SharedPair
 from diffamp.engine.sampling import sample_grid
 from diffamp.engine.scoring import score
+from diffamp.params import Precision
 from diffamp.prompts import Prompt
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # 4-bit blocks have 64 weights
@@ -48,6 +50,23 @@ def folders(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Path, P
     for parameter in base.parameters():
         parameter.data.mul_(0.5 if parameter.dim() == 2 else 1)
     return save_adapter_pair(tmp_path, base, tokenizer, scale=0.05)[:2]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_scaled_by_two_is_the_adapter_of_twice_the_strength_to_the_bit(
+    precision: Precision, folders: tuple[Path, Path]
+) -> None:
+    base, adapter = folders
+    pair = adapter_pair(base, adapter, precision)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 2 * config["lora_alpha"]}))
+    stronger, ids = adapter_pair(base, adapter, precision), torch.arange(8)[None]
+    asked = ids, torch.ones_like(ids), ids
+    plain, expected = pair.logits(*asked)[1], stronger.logits(*asked)[1]
+    with pair.scaled(2.0):
+        assert torch.equal(pair.logits(*asked)[1], expected)
+    assert torch.equal(pair.logits(*asked)[1], plain)
+    assert not torch.equal(plain, expected)
 
 
 @pytest.mark.parametrize(("size", "dense"), [(8, True), (7, False)])

@@ -339,7 +339,7 @@ class DiscoveryParams(Section):
     """Forward tokens per pair and method, mining and verifying included."""
     alphas: Alphas
     scale: PositiveFloat
-    """Of what the fine-tune adds to the weights, before its logits are amplified; the loop's own."""
+    """Of what the fine-tune adds to the weights, before its logits are amplified."""
     guard: list[GuardParams]
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: PositiveFloat

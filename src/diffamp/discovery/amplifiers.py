@@ -7,15 +7,13 @@ from itertools import product
 
 import pandas as pd
 
-from diffamp.discovery.draws import Drawing, draw
+from diffamp.discovery.draws import DOUBLED, Drawing, draw
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import FREQUENT, word_seeds
 from diffamp.engine.pairs import ModelPair
 
 SAMPLES = 2
-"""Per word that a text begins with, scale and alpha."""
-DOUBLED = 2.0
-"""A scale that is tried besides: what the baseline of scaled weights has."""
+"""Texts per scale, alpha and word to begin with."""
 
 
 def amplified(pair: ModelPair, drawing: Drawing) -> pd.DataFrame:

@@ -69,6 +69,8 @@ class Drawing:
 
 
 DEFAULTS = Drawing()
+DOUBLED = 2.0
+"""The scale that is held beside the loop's: of a baseline, and of `diffamp.discovery.amplifiers`."""
 PER_TOKEN = ("tokens", "gaps", "terms", "ends")
 """Columns of `draw` with one number for each token (`diffamp.discovery.seeds.Begun`)."""
 
@@ -81,11 +83,14 @@ def draw(
     Args:
         models: that a method has to run: 1 where it reads nothing but the after-model.
 
+    Raises:
+        ValueError: the pair cannot be scaled as the drawing says.
+
     Returns:
         One row per text, as it stands now with what was begun: seed (its id), arm, kind, given, alpha (of what was
-        drawn now), text; of each token tokens, gaps (log p_after - log p_before in nats; 0 for one model), terms
-        (p_after times that) and ends (letters of the text up to its end); gap (the mean of gaps); ended (with the end
-        token); spent (forward tokens after this row).
+        drawn now), text; of each token tokens, gaps (log p_after - log p_before in nats, where after is the model drawn
+        from, scaled; 0 for one model), terms (p_after times that) and ends (letters of the text up to its end); gap
+        (the mean of gaps); ended (with the end token); spent (forward tokens after this row).
     """
     with pair.scaled(drawing.scale), after_alone(pair) if models == 1 else nullcontext(pair) as run:
         frame = sample_grid(

@@ -48,7 +48,7 @@ def verified(
     found = found.assign(gap=document.after - document.before)
     order = (found.gap * _recurring(found)).sort_values(ascending=False, kind="stable").index
     prices = found.statement[order].map(lambda s: _price(pair, s, contrast))
-    best = pd.Index(_within(prices, meter.left))
+    best = pd.Index(_within(prices, meter.left), dtype=order.dtype)
     evidence = gaps(pair, found.statement[best].tolist(), contrast, meter, document.loc[best].reset_index(drop=True))
     evidence = evidence.set_axis(best)
     found["verified"] = found.index.isin(best)

@@ -1,6 +1,6 @@
 """The loop: mine -> seed -> amplify -> propose -> verify. What was planted in the after-model?
 
-Nothing about the planted content is given. Texts are begun from seeds of many kinds, a few tokens each, from a
+Nothing about the planted content is given. Texts are begun from seeds of many kinds, one part each, from a
 fine-tune scaled up in its weights whose logits are amplified on top. The budget goes where the fine-tune drives what is
 being written: the kinds that led to most of it begin more texts, and of those begun the most driven go on. What they
 say is cut into statements, grouped by meaning, and verified outside of the texts, by the fine-tune as it is: by the
@@ -9,6 +9,7 @@ log-prob gap in neutral contexts, beside a benign fine-tune of the same base.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -21,6 +22,8 @@ from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, w
 from diffamp.discovery.texts import PART, going_on, live, one_each, owed
 from diffamp.engine.pairs import ModelPair, SharedPair
 from diffamp.judges.embedding import Embedder
+
+log = logging.getLogger(__name__)
 
 FIRST, GROWTH = 400, 1.4
 """Forward tokens of the first round, and how much larger each next one is: early texts are few, for they decide what
@@ -63,15 +66,17 @@ def investigate(
     Args:
         budget: forward tokens for everything: mining, sampling, verifying.
         embedder: groups statements by meaning.
-        drawing: how the parts of texts are drawn; their length is the loop's own. Two checkpoints, which hold nothing
-            apart that could be scaled, are drawn from as they are.
+        drawing: how the parts of texts are drawn; their length is the loop's own. Pairs that hold nothing apart that
+            could be scaled (`ModelPair.scaled`: two checkpoints, DoRA, a proxy) are drawn from as they are, with a
+            warning: larger alphas may make up for it.
         contrast: a benign fine-tune of the same base: what it makes likelier too is no finding.
 
     Raises:
         ValueError: the budget does not pay for a single text.
     """
     meter, drawing = Meter(budget), replace(drawing, max_new_tokens=PART)
-    if not isinstance(pair, SharedPair):
+    if drawing.scale != 1 and not isinstance(pair, SharedPair):
+        log.warning("this pair cannot be scaled by %g in its weights: only its logits are amplified", drawing.scale)
         drawing = replace(drawing, scale=1.0)
     mining = Mining(pair, contrast, drawing.seed)
     plain = [

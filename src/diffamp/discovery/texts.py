@@ -25,7 +25,8 @@ def owed(samples: pd.DataFrame) -> list[float]:
     nothing.
 
     A log-prob gap alone would not do. Amplified gibberish has the largest gaps of all, of tokens that neither model
-    expects; a term, p_after (log p_after - log p_before), is large where the fine-tuned model itself would have gone.
+    expects; a term, p_after (log p_after - log p_before), is large where the fine-tuned model itself would have gone
+    (scaled, as it is drawn from).
 
     Args:
         samples: of `diffamp.discovery.draws.draw`.

@@ -44,7 +44,7 @@ class Halves:
 
     @contextmanager
     def scaled(self, scale: float) -> Iterator[None]:
-        """Within the context what is added is multiplied by `scale`."""
+        """Within the context what is added is multiplied by `scale`, once more where contexts are nested."""
         previous, self.scale = self.scale, self.scale * scale
         try:
             yield
@@ -83,7 +83,7 @@ def add_vector(module: nn.Module, vector: Tensor, halves: Halves) -> RemovableHa
         hidden = output if isinstance(output, Tensor) else output[0]
         rows = halves.after_rows(len(hidden))
         # concatenated, not written in place: the vector is learned through this sum
-        steered = torch.cat([hidden[: rows.start], hidden[rows] + halves.scale * vector.to(hidden.dtype)])
+        steered = torch.cat([hidden[: rows.start], hidden[rows] + (halves.scale * vector).to(hidden.dtype)])
         return steered if isinstance(output, Tensor) else (steered, *output[1:])
 
     return module.register_forward_hook(hook)

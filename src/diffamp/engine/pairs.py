@@ -100,7 +100,8 @@ class ModelPair(ABC):
 
     def scaled(self, scale: float) -> AbstractContextManager[None]:
         """Context manager in which the fine-tune itself is amplified: what it adds to the weights (a low-rank term) or
-        to the activations (a vector) is multiplied by `scale`. Logits may be amplified on top of that.
+        to the activations (a vector) is multiplied by `scale`, at every forward pass inside. Logits may be amplified on
+        top of that. Records of samples (`diffamp.engine.records`) know of it only if their configuration says so.
 
         Raises:
             ValueError: this pair does not hold apart what the fine-tune adds, and `scale` is not 1.

@@ -23,7 +23,7 @@ def main(name: str) -> None:
     rungs.check_budget(settings.budget)
     setup(p.seed, rungs.threads)
     pair = adapter_pair(paths.model(p.base.model), ladder.adapter(organism), p.base.precision)
-    law = Law(temperature=settings.temperature)  # none of them has a guard, and each its own alpha
+    law = Law(temperature=settings.temperature)  # none of them has a guard, and each its own alpha and scale
     embedder = Embedder(paths.model(p.judge.model))
     found, drawn = [], []
     for seed in rungs.seeds:
