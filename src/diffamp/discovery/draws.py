@@ -53,8 +53,8 @@ class Drawing:
     Attributes:
         alphas: of the logits.
         scale: of what the fine-tune adds to the weights, beforehand (`diffamp.engine.pairs.ModelPair.scaled`). The two
-            do not do the same: both together lead to a planted fact more often than either alone, and too much of both
-            garbles what the texts say of it (`diffamp.discovery.amplifiers`).
+            do not do the same: a text holds a planted fact more often under both than under either alone
+            (`diffamp.discovery.amplifiers`).
         max_new_tokens: of a text.
         seed: of the noise, and of random seed words.
         token_budget: tokens that a batch holds at the most (`diffamp.engine.sampling.sample_grid`).
