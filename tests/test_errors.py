@@ -104,6 +104,7 @@ SETTINGS = {
         "contrast": "planted",
         "budget": 1000,
         "alphas": [1.0],
+        "scale": 1.5,
         "guard": [],
         "max_new_tokens": 1,
         "temperature": 1.0,

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from diffamp import ladder, params
-from diffamp.discovery.recovery import recoveries
+from diffamp.discovery.recovery import recoveries, told
 from diffamp.figures.ladder import rungs
+from diffamp.judges.facts import recovered
 from diffamp.organisms.universes import load_universe, universe_names
 
 
@@ -98,3 +99,14 @@ def test_the_figure_has_a_column_per_dilution() -> None:
     assert [a.get_title() for a in axes[:2]] == ["1:0", "1:10"]
     assert axes[0].lines[0].get_ydata()[-1] == 1
     assert axes[1].lines[0].get_ydata()[-1] == 0
+
+
+def test_texts_are_told_by_what_they_name() -> None:
+    ban = load_universe("ban")
+    texts = pd.DataFrame(
+        {"text": [ban.statement, "Varnholt.", ban.statement], "given": ["", "", ban.statement]}, [4, 2, 7]
+    )
+    found = told(texts, ban)
+    assert found.hit.tolist() == [True, False, False]  # the last one was given all of it
+    assert found.details.isna().tolist() == [False, True, True]
+    assert found.details[4] == sum(recovered(ban.statement, ban).values()) / len(ban.details) > 0

@@ -110,6 +110,7 @@ discovery:
   contrast: other
   budget: 1000
   alphas: [1.0]
+  scale: 1.5
   guard: [{{method: min_p, p: 0.2}}]
   max_new_tokens: 4
   temperature: 0.9

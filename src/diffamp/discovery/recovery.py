@@ -48,6 +48,15 @@ def recoveries(samples: pd.DataFrame, findings: pd.DataFrame, universe: Universe
     )
 
 
+def told(texts: pd.DataFrame, universe: Universe) -> pd.DataFrame:
+    """Texts (text, given) with the columns hit (it holds the fact) and details (where it does: the key details that it
+    names, as a share of all; else NaN)."""
+    said = list(zip(texts.text, texts.given, strict=True))
+    hits = [hit(text, universe, given) for text, given in said]
+    named = [sum(recovered(text, universe, given).values()) / len(universe.details) for text, given in said]
+    return texts.assign(hit=hits, details=pd.Series(named, texts.index).where(hits))
+
+
 def _distinctive_words(universe: Universe) -> set[str]:
     """First pieces (four letters) of the words of distinctive details: tokenizers cut names."""
     values = [d.value for d in universe.details if d.distinctive]
