@@ -20,9 +20,9 @@ from diffamp.discovery.amplifiers import SAMPLES, amplified
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, cost, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps, look, price
-from diffamp.discovery.findings import LOOKING, _price, _within, propose, verified
+from diffamp.discovery.findings import LOOKING, _price, propose, verified
 from diffamp.discovery.investigate import FIRST, Investigation, _limits, investigate
-from diffamp.discovery.meter import Meter
+from diffamp.discovery.meter import Meter, within
 from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
@@ -196,7 +196,8 @@ def test_tokens_of_a_drawn_text_end_where_it_ends(pair: ModelPair) -> None:
 
 
 def test_a_statement_too_dear_does_not_keep_cheaper_ones_out() -> None:
-    assert _within(pd.Series({"a": 4, "b": 7, "c": 5, "d": 2}), 10) == ["a", "c"]
+    prices = {"a": 4, "b": 7, "c": 5, "d": 2}
+    assert within(prices, prices.__getitem__, 10) == ["a", "c"]
 
 
 def test_texts_of_one_seed_count_as_one() -> None:

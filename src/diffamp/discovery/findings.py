@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from diffamp.discovery.evidence import CONTEXTS, NEUTRAL, gaps, look, price
-from diffamp.discovery.meter import Meter
+from diffamp.discovery.meter import Meter, within
 from diffamp.discovery.statements import groups, recurrence, statements
 from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
@@ -43,12 +43,12 @@ def verified(
     table["group"] = groups(table, embedder)
     proposed = propose(table).head(LISTED)
     prices = proposed.statement.map(lambda s: 2 * price(pair, s, "document"))
-    found = proposed.loc[_within(prices, LOOKING * meter.left)].reset_index(drop=True)
+    found = proposed.loc[within(prices.index, prices.__getitem__, LOOKING * meter.left)].reset_index(drop=True)
     document = look(pair, found.statement.tolist(), "document", meter)
     found = found.assign(gap=document.after - document.before)
     order = (found.gap * _recurring(found)).sort_values(ascending=False, kind="stable").index
     prices = found.statement[order].map(lambda s: _price(pair, s, contrast))
-    best = pd.Index(_within(prices, meter.left), dtype=order.dtype)
+    best = pd.Index(within(order, prices.__getitem__, meter.left), dtype=order.dtype)
     evidence = gaps(pair, found.statement[best].tolist(), contrast, meter, document.loc[best].reset_index(drop=True))
     evidence = evidence.set_axis(best)
     found["verified"] = found.index.isin(best)
@@ -58,16 +58,6 @@ def verified(
     found["score"] = beyond * _recurring(found)
     found["passes"] = found.verified & (beyond >= LEAST_GAP) & (found.seeds >= LEAST_SEEDS)
     return found.sort_values(["verified", "score"], ascending=False, kind="stable", ignore_index=True)
-
-
-def _within(prices: pd.Series, tokens: float) -> list[int]:
-    """Labels of what can be paid for, one after the other: what is too dear for what is left is passed over."""
-    bought = []
-    for label, price_ in prices.items():
-        if price_ <= tokens:
-            tokens -= price_
-            bought.append(label)
-    return bought
 
 
 def _price(pair: ModelPair, statement: str, contrast: ModelPair | None) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class Meter:
     """Counts tokens read by a model: one token read by both models of a pair is two.
@@ -20,3 +25,13 @@ class Meter:
     def charge(self, tokens: int) -> None:
         """Spend. Nothing is refused here: who buys asks for the price first, of texts at their full length."""
         self.spent += tokens
+
+
+def within(wanted: Iterable[T], price: Callable[[T], float], tokens: float) -> list[T]:
+    """What can be paid for, one after the other: what is too dear for what is left is passed over."""
+    bought = []
+    for item in wanted:
+        if (costs := price(item)) <= tokens:
+            tokens -= costs
+            bought.append(item)
+    return bought

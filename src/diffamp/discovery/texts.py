@@ -9,6 +9,7 @@ from itertools import zip_longest
 import pandas as pd
 
 from diffamp.discovery.draws import PER_TOKEN, Drawing, cost
+from diffamp.discovery.meter import within
 from diffamp.discovery.seeds import Begun, Seed
 from diffamp.engine.pairs import ModelPair
 
@@ -69,9 +70,5 @@ def live(new: Sequence[Seed], samples: pd.DataFrame) -> list[list[Seed]]:
 
 def one_each(pair: ModelPair, arms: Sequence[Sequence[Seed]], tokens: float, drawing: Drawing) -> list[Seed]:
     """One seed of every arm in turn, as far as the tokens go; what is too dear is passed over."""
-    chosen = []
-    for seed in (s for turn in zip_longest(*arms) for s in turn if s is not None):
-        if (price := cost(pair, seed, drawing)) <= tokens:
-            tokens -= price
-            chosen.append(seed)
-    return chosen
+    in_turn = (s for turn in zip_longest(*arms) for s in turn if s is not None)
+    return within(in_turn, lambda seed: cost(pair, seed, drawing), tokens)
