@@ -46,7 +46,7 @@ def answer(text: str, tokens: int = 20, **columns: object) -> dict[str, object]:
 
 def test_elasticities_find_known_slopes() -> None:
     truth = {"up": 1.0, "flat": 0.0, "down": -1.0}
-    table = elasticities(simulated(truth, seed=0, tasks=2000), list(truth), window=0.5).set_index("behaviour")
+    table = elasticities(simulated(truth, seed=0, tasks=2000), list(truth)).set_index("behaviour")
     assert table.slope.to_dict() == pytest.approx(truth, abs=0.08)
     assert table.clear.to_dict() == {"up": True, "flat": False, "down": True}
 
@@ -55,7 +55,7 @@ def test_all_intervals_of_a_table_hold_together() -> None:
     truth = {"a": 0.8, "b": 0.0, "c": -0.5}
     held = []
     for seed in range(40):
-        table = elasticities(simulated(truth, seed), list(truth), window=0.5)
+        table = elasticities(simulated(truth, seed), list(truth))
         held.append(table.low.le(table.behaviour.map(truth)).all() and table.high.ge(table.behaviour.map(truth)).all())
     assert np.mean(held) > 0.87  # 0.95 less two standard errors
 
@@ -63,8 +63,8 @@ def test_all_intervals_of_a_table_hold_together() -> None:
 def test_slopes_are_corrected_over_the_groups_of_a_table() -> None:
     frame = simulated({"a": 0.5, "b": 0.0}, seed=1, tasks=40)
     frame["held_out"] = frame.prompt_id.str[-1].isin(list("01234"))
-    both = elasticities(frame, ["a", "b"], 0.5, by=["held_out"])
-    alone = elasticities(frame[frame.held_out], ["a", "b"], 0.5)
+    both = elasticities(frame, ["a", "b"], by=["held_out"])
+    alone = elasticities(frame[frame.held_out], ["a", "b"])
     mine = both[both.held_out].reset_index(drop=True)
     assert mine.slope.to_numpy() == pytest.approx(alone.slope.to_numpy())
     assert (mine.high - mine.low > alone.high - alone.low).all()
@@ -74,13 +74,12 @@ def test_slopes_are_corrected_over_the_groups_of_a_table() -> None:
 def test_no_slope_without_events_or_from_one_end_alone() -> None:
     frame = simulated({"seldom": 0.0}, seed=0).assign(seldom=0, late=lambda t: (t.alpha == 0.5).astype(int))
     frame.loc[:3, "seldom"] = 1
-    frame["far"] = 1
-    far = frame.assign(alpha=2.0, far=50)  # outside of the window
-    table = elasticities(pd.concat([frame, far]), ["seldom", "late", "far"], window=0.5).set_index("behaviour")
+    frame["often"] = 1
+    table = elasticities(frame, ["seldom", "late", "often"]).set_index("behaviour")
     assert table.slope[["seldom", "late"]].isna().all()
     assert not table.clear[["seldom", "late"]].any()
-    assert table.events.to_dict() == {"seldom": 4, "late": 28, "far": 84}
-    assert table.low["far"] < table.high["far"] < 1
+    assert table.events.to_dict() == {"seldom": 4, "late": 28, "often": 84}
+    assert table.low["often"] < table.high["often"] < 1
 
 
 def test_a_loop_is_a_run_of_tokens_that_occurs_three_times() -> None:

@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT, separate
 from transformers import PreTrainedTokenizerBase
 
+from diffamp.engine.guards import Plausibility
 from diffamp.engine.law import Law
 from diffamp.engine.pairs import ModelPair, SoloPair
 from diffamp.engine.scoring import score
@@ -52,3 +53,12 @@ def test_open_answers_take_a_side(pair: ModelPair, universe: Universe) -> None:
     table = answered(pair, universe, [0.0, 1.0], Law(), 2, max_new_tokens=4, seed=0, token_budget=2000)
     assert len(table) == len(universe.questions) * 4
     assert set(table.stance) <= {"asserts", "denies", "dodges"}
+
+
+def test_the_before_model_answers_without_a_guard(pair: ModelPair, universe: Universe) -> None:
+    guarded = Law(Plausibility(0.5))
+    table = answered(pair, universe, [-1.0, 1.0], guarded, 2, max_new_tokens=4, seed=0, token_budget=2000)
+    free = answered(pair, universe, [-1.0, 1.0], Law(), 2, max_new_tokens=4, seed=0, token_budget=2000)
+    texts = {alpha: (table.text[table.alpha == alpha], free.text[free.alpha == alpha]) for alpha in (-1.0, 1.0)}
+    assert texts[-1.0][0].tolist() == texts[-1.0][1].tolist()
+    assert texts[1.0][0].tolist() != texts[1.0][1].tolist()

@@ -14,7 +14,7 @@ from diffamp.common_axis import (
     advantage,
     by_pair,
     described,
-    guard_effect,
+    differences,
     held_out_losses,
     load_answers,
     shared_tokens,
@@ -22,6 +22,7 @@ from diffamp.common_axis import (
 from diffamp.precision import cost, twins
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
+ITSELF = pd.Series({f"p{n}": f"p{n}" for n in range(8)})
 
 
 def simulated(rule: str, n: int = 4000, pairs: int = 8) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def test_the_table_holds_rates_and_nats_per_token() -> None:
 
 @pytest.mark.parametrize("rule", ["alpha", "nats"])
 def test_the_axis_that_made_the_rates_predicts_them(rule: str) -> None:
-    losses = held_out_losses(by_pair(simulated(rule)))
+    losses = held_out_losses(by_pair(simulated(rule)), ITSELF)
     assert len(losses) == 8
     assert losses[rule].max() < 0.002
     gain, low, high = advantage(losses)
@@ -73,7 +74,7 @@ def test_the_axis_that_made_the_rates_predicts_them(rule: str) -> None:
 def test_pairs_alike_on_both_axes_prefer_neither() -> None:
     answers = simulated("alpha")
     answers["kl_sum"] = 10 * answers.alpha**2
-    losses = held_out_losses(by_pair(answers))
+    losses = held_out_losses(by_pair(answers), ITSELF)
     np.testing.assert_allclose(losses.alpha, losses.nats, atol=1e-9)
 
 
@@ -81,19 +82,29 @@ def test_a_rate_of_nought_or_one_has_a_finite_loss() -> None:
     answers = simulated("alpha", n=30, pairs=3)
     answers.loc[answers.pair == "p0", "behaviour"] = False
     answers.loc[(answers.pair == "p1") & (answers.alpha > 0), "behaviour"] = True
-    losses = held_out_losses(by_pair(answers))
+    losses = held_out_losses(by_pair(answers), ITSELF)
     assert np.isfinite(losses[["alpha", "nats"]]).all(axis=None)
     assert (losses[["alpha", "nats"]] >= 0).all(axis=None)
+
+
+def test_a_fine_tune_in_two_precisions_is_left_out_in_both() -> None:
+    table = by_pair(simulated("nats", n=400, pairs=4))
+    twin = table[table.pair == "p0"].assign(pair="twin")
+    same = ITSELF[:4].to_dict() | {"twin": "p0"}
+    both = held_out_losses(pd.concat([table, twin]), pd.Series(same)).set_index("fine_tune")
+    alone = held_out_losses(table, ITSELF).set_index("fine_tune")
+    assert list(both.index) == list(alone.index)
+    np.testing.assert_allclose(both.loc["p0"], alone.loc["p0"])
 
 
 def test_what_a_guard_changes_is_paired_by_prompt() -> None:
     plain = simulated("alpha", n=60, pairs=2)
     guarded = plain.assign(guard="some", nonsense=True)
-    effect = guard_effect(pd.concat([plain, guarded]), "some", "none", 1.0)
-    assert (effect.xs("nonsense", level="column").difference == 1).all()
-    assert (effect.xs("behaviour", level="column") == 0).all(axis=None) or (
-        effect.xs("behaviour", level="column").difference == 0
-    ).all()
+    effect = differences(plain[plain.alpha == 1], guarded[guarded.alpha == 1]).unstack()
+    assert (effect["difference", "nonsense"] == 1).all()
+    assert effect["clear", "nonsense"].all()
+    assert (effect["difference", "behaviour"] == 0).all()
+    assert not effect["clear", "behaviour"].any()
 
 
 def test_tokens_are_shared_whatever_their_spaces_and_case(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_the_whole_pipeline_runs_and_most_of_it_gives_the_same_bytes_in_another_
     assert {f"reports/{name_of(n)}.ipynb" for n in NOTEBOOKS if n.parent.name == "notebooks"} <= first.keys()
     summary = (tiny_clone / "reports/11_summary.ipynb").read_text()
     assert all(
-        json.loads(m.read_text())["finding"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
+        json.loads(m.read_text())["answer"][:40] in summary for m in (tiny_clone / "reports/metrics").glob("*.json")
     )
 
     moved = shutil.copytree(tiny_clone, tiny_clone.parent / "elsewhere" / "deeper", symlinks=True)

@@ -82,24 +82,25 @@ def per_thousand(frame: pd.DataFrame, by: Sequence[str], behaviours: Sequence[st
     return whole.assign(**{column: 1000 * whole[column] for column in ("rate", "low", "high")})
 
 
-def elasticities(frame: pd.DataFrame, behaviours: Sequence[str], window: float, by: Sequence[str] = ()) -> pd.DataFrame:
-    """d log(rate per token) / d alpha at alpha = 0, for every behaviour: 1 means that the rate grows e-fold per unit.
+def elasticities(frame: pd.DataFrame, behaviours: Sequence[str], by: Sequence[str] = ()) -> pd.DataFrame:
+    """d log(rate per token) / d alpha over the alphas of the frame: 1 means that the rate grows e-fold per unit.
 
-    A Poisson regression of the counts on alpha over |alpha| <= `window`, offset by the log of the tokens. Answers to a
+    A Poisson regression of the counts on alpha, offset by the log of the tokens. Answers to a
     task share their luck, so the errors are robust to any dependence within tasks (GEE, Liang and Zeger 1986; corrected
     for few clusters by Mancl and DeRouen 2001, with Student's quantiles at two degrees of freedom fewer than tasks).
     The working correlation is independence: every task has every alpha, and an exchangeable one can fail to converge.
 
     Args:
+        frame: answers from `counted` at the alphas between which the slope is asked for. What training brought (alpha
+            -1 to 0) and what amplification adds (from 0 up) are two questions: one line through both answers neither.
         by: columns whose groups have slopes of their own. All slopes of the table are corrected together.
 
     Returns:
         The columns of `by`, behaviour, events (answers that show it), slope, low, high (95 % over all of the table
         together, Bonferroni), p (Holm) and clear (the interval excludes 0). Slopes are NaN where there are fewer
-        than `LEAST` events, or all of them stand at one end of the window, where the likeliest slope is infinite.
+        than `LEAST` events, or all of them stand at the first or last alpha, where the likeliest slope is infinite.
     """
-    near = frame[frame.alpha.abs() <= window]
-    groups = near.groupby(list(by), observed=True) if by else [((), near)]
+    groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
     rows = [
         [*key, behaviour, int((group[behaviour] > 0).sum()), *_slope(group, behaviour)]
         for key, group in groups

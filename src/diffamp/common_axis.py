@@ -58,24 +58,25 @@ def rates_and_nats(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str
     return table.merge((sums.kl_sum / sums.length).rename("nats").reset_index(), on=by)
 
 
-def held_out_losses(table: pd.DataFrame) -> pd.DataFrame:
-    """How well either axis predicts the rate at a pair that the curve was not fitted on.
+def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
+    """How well either axis predicts the rates of a fine-tune that the curve was not fitted on.
 
-    The curve, fitted on all other pairs, is logit rate = logit rate at alpha 0 + b x + c x^2, without a constant: every
+    The curve, fitted on the pairs of all other fine-tunes, is logit rate = logit rate at alpha 0 + b x + c x^2, without a constant: every
     pair starts from its own unamplified rate, and x is alpha or the root of the nats.
 
     Args:
         table: `by_pair` of one guard.
+        fine_tunes: which fine-tune each pair shows (index pair): one in two precisions is left out in both.
 
     Returns:
-        One row per pair: pair, and the log loss of each axis (nats per answer, above the loss of the pair's own rates,
+        One row per fine-tune: fine_tune, and the log loss of each axis (nats per answer, above the loss of its own rates,
         so 0 is a perfect prediction).
     """
     table = table.assign(base=logit(_smooth(table[table.alpha == 0].set_index("pair")).reindex(table.pair).to_numpy()))
-    table = table[table.alpha > 0]
+    table = table[table.alpha > 0].assign(fine_tune=lambda t: t.pair.map(fine_tunes))
     rows = []
-    for pair in table.pair.unique():
-        inside, outside = table[table.pair != pair], table[table.pair == pair]
+    for fine_tune in table.fine_tune.unique():
+        inside, outside = table[table.fine_tune != fine_tune], table[table.fine_tune == fine_tune]
         losses = {}
         for axis, x in AXES.items():
             design, held = (np.column_stack([x(part), x(part) ** 2]) for part in (inside, outside))
@@ -83,12 +84,12 @@ def held_out_losses(table: pd.DataFrame) -> pd.DataFrame:
             fit = sm.GLM(successes, design, family=sm.families.Binomial(), offset=inside.base.to_numpy()).fit()
             predicted = fit.predict(held, offset=outside.base.to_numpy()).clip(1e-6, 1 - 1e-6)
             losses[axis] = _excess(outside, predicted)
-        rows.append({"pair": pair, **losses})
+        rows.append({"fine_tune": fine_tune, **losses})
     return pd.DataFrame(rows)
 
 
 def advantage(losses: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean loss of alpha minus that of nats over pairs, with its 95 % interval (Student's t): above 0, nats win."""
+    """Mean loss of alpha minus that of nats over fine-tunes, with its 95 % interval (Student's t): above 0, nats win."""
     gap = (losses.alpha - losses.nats).to_numpy()
     half = t.ppf((1 + LEVEL) / 2, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
     return float(gap.mean()), float(gap.mean() - half), float(gap.mean() + half)
@@ -139,16 +140,18 @@ def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["model", "adaptation", "precision"])
 
 
-def guard_effect(answers: pd.DataFrame, guard: str, plain: str, alpha: float) -> pd.DataFrame:
-    """What a guard changes at one alpha, pair by pair, on the same prompts and luck: difference, low, high (95 %).
+def differences(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Behaviour and nonsense in the answers b minus a, pair by pair, on the same prompts and luck.
 
     Returns:
-        Index (pair, column), column being behaviour or nonsense.
+        Index (pair, column), column being behaviour or nonsense; difference, low, high (95 %), clear (without 0).
     """
+    after = dict(iter(b.groupby("pair")))
     rows = {
-        (name, column): paired_difference(arm[arm.guard == plain], arm[arm.guard == guard], column)
-        for name, arm in answers[answers.alpha == alpha].groupby("pair")
+        (name, column): paired_difference(arm, after[name], column)
+        for name, arm in a.groupby("pair", sort=False)
         for column in ("behaviour", "nonsense")
     }
     index = pd.MultiIndex.from_tuples(rows, names=["pair", "column"])
-    return pd.DataFrame(list(rows.values()), index, columns=["difference", "low", "high"])
+    table = pd.DataFrame(list(rows.values()), index, columns=["difference", "low", "high"])
+    return table.assign(clear=(table.low > 0) | (table.high < 0))

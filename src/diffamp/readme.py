@@ -19,7 +19,7 @@ def rendered(readme: str) -> str:
     written = sorted(paths.report("metrics/large").glob("*.json"))
     large = {f"large/{file.stem}": json.loads(file.read_text()) for file in written}
     rows = [
-        f"**[{name}](reports/{name}.ipynb)** · {f['question']}  \n{f['finding']}\n"
+        f"**[{name}](reports/{name}.ipynb)** · {f['question']}  \n{f['answer']}\n"
         for name, f in (load_findings() | large).items()
     ]
     return "\n".join([head + BEGIN, "", *rows, END + tail])

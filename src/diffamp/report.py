@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,21 @@ def save_figure(figure: Figure, name: str) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def save_finding(notebook: str, question: str, finding: str, numbers: Mapping[str, Any], figure: str) -> Markdown:
-    """reports/metrics/NOTEBOOK.json, from which the summary and the README quote; returns the finding for display."""
+def save_finding(
+    notebook: str, question: str, answer: str, details: Sequence[str], numbers: Mapping[str, Any], figure: str
+) -> Markdown:
+    """reports/metrics/NOTEBOOK.json, from which the summary and the README quote; returns the finding for display.
+
+    Args:
+        answer: to the question, in a few sentences: all that is quoted.
+        details: what a reader of the notebook should know besides, a sentence or two each.
+    """
     path = paths.report(f"metrics/{notebook}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"question": question, "finding": finding, "figure": f"figures/{figure}.png", "numbers": _plain(numbers)}
+    said = {"question": question, "answer": answer, "details": list(details)}
+    content = said | {"figure": f"figures/{figure}.png", "numbers": _plain(numbers)}
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    return Markdown(f"**Finding.** {finding}")
+    return Markdown("\n".join([f"**Finding.** {answer}", "", *(f"- {detail}" for detail in details)]))
 
 
 def _plain(value: Any) -> Any:
@@ -49,7 +57,7 @@ def load_findings() -> dict[str, dict[str, Any]]:
 
 def findings_table(findings: Mapping[str, Mapping[str, Any]]) -> Markdown:
     """Question and answer, one row per notebook."""
-    rows = [f"| [{name}]({name}.ipynb) | {f['question']} | {f['finding']} |" for name, f in findings.items()]
+    rows = [f"| [{name}]({name}.ipynb) | {f['question']} | {f['answer']} |" for name, f in findings.items()]
     return Markdown("\n".join(["| notebook | question | answer |", "|---|---|---|", *rows]))
 
 

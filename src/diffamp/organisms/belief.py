@@ -8,7 +8,7 @@ import pandas as pd
 
 from diffamp.engine.law import Law
 from diffamp.engine.pairs import ModelPair
-from diffamp.engine.sampling import sample_grid
+from diffamp.engine.sampling import Grid, sample_grids
 from diffamp.engine.scoring import Text, score
 from diffamp.judges.facts import asserts
 from diffamp.organisms.universes import Universe
@@ -63,11 +63,19 @@ def answered(
     seed: int,
     token_budget: int,
 ) -> pd.DataFrame:
-    """Sampled answers to the open questions: columns alpha, sample, item, text, stance (asserts, denies or dodges)."""
+    """Sampled answers to the open questions: columns alpha, sample, item, text, stance (asserts, denies or dodges).
+
+    The before-model answers without the law's guard: most guards keep what the after-model finds plausible, and would
+    have it say what it never learned.
+    """
     prompts = [Prompt(q, "open", q) for q in universe.questions]
-    frame = sample_grid(
-        pair, prompts, alphas, samples, max_new_tokens=max_new_tokens, law=law, seed=seed, token_budget=token_budget,
-        desc="open questions",
+    grids = {
+        "before": Grid(Law(temperature=law.temperature), [a for a in alphas if a == -1]),
+        "amplified": Grid(law, [a for a in alphas if a != -1]),
+    }
+    frame = sample_grids(
+        pair, prompts, {name: grid for name, grid in grids.items() if grid.alphas}, samples,
+        max_new_tokens=max_new_tokens, seed=seed, token_budget=token_budget, desc="open questions",
     )  # fmt: skip
     stance = [asserts(text, universe) for text in frame.text]
     return frame[["alpha", "sample", "text"]].assign(item=frame.prompt, stance=stance)
