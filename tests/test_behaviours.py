@@ -12,6 +12,7 @@ from diffamp.behaviours import (
     changes,
     counted,
     elasticities,
+    in_both,
     kept,
     listed,
     located,
@@ -212,3 +213,16 @@ def test_rows_in_words() -> None:
     assert shown(slopes, "slope") == ["too few (3)"]
     rate = pd.DataFrame({"measure": ["correct"], "value": [0.25], "low": [0.1], "high": [0.4]})
     assert shown(rate, "value") == ["25 % [10, 40]"]
+
+
+def test_what_is_clear_in_both_kinds_of_families_with_one_sign() -> None:
+    rows = [
+        ("up", False, 1.0, True), ("up", True, 2.0, True),
+        ("down", False, -1.0, True), ("down", True, -3.0, True),
+        ("torn", False, 1.0, True), ("torn", True, -1.0, True),
+        ("half", False, 1.0, True), ("half", True, 1.0, False),
+        ("few", False, float("nan"), False), ("few", True, 1.0, True),
+    ]  # fmt: skip
+    slopes = pd.DataFrame(rows, columns=["behaviour", "held_out", "slope", "clear"])
+    assert in_both(slopes) == "`down` down, `up` up"
+    assert in_both(slopes[slopes.behaviour == "torn"]) == "none"

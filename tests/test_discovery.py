@@ -19,20 +19,21 @@ from diffamp.discovery import baselines
 from diffamp.discovery.amplifiers import SAMPLES, amplified
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, cost, draw
-from diffamp.discovery.evidence import CONTEXTS, gaps, look, price
-from diffamp.discovery.findings import LOOKING, _price, propose, verified
+from diffamp.discovery.evidence import CONTEXTS, gaps, look, price, price_of_gaps
+from diffamp.discovery.findings import LOOKING, propose, verified
 from diffamp.discovery.investigate import FIRST, Investigation, _limits, investigate
+from diffamp.discovery.loading import load_drawing
 from diffamp.discovery.meter import Meter, within
 from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
-from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, word_seeds
+from diffamp.discovery.results import save
+from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, vague_beginnings, word_seeds
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
 from diffamp.discovery.texts import LONGEST, going_on, live, one_each, owed
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.guards import Chain
 from diffamp.engine.law import Law
-from diffamp.engine.loading import load_law
 from diffamp.engine.pairs import ModelPair, SeparatePair, SoloPair
 from diffamp.engine.scoring import score
 from diffamp.judges.facts import hit, recovered
@@ -160,7 +161,9 @@ def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
     assert (found.groupby(["scale", "alpha"]).size() == SAMPLES * len(FREQUENT)).all()
     assert set(zip(found.scale, found.alpha, strict=True)) == set(product((1.0, 2.0, 3.0), (0.0, 1.0)))
     at = found.set_index(["scale", "alpha"]).text
-    seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
+    seeds = vague_beginnings()
+    assert [s.prompt.text for s in seeds] == list(FREQUENT)
+    assert all(s.prompt.raw for s in seeds)
     doubled = replace(DRAWING, alphas=[1.0])
     one = draw(adapter, seeds, SAMPLES, replace(DRAWING, alphas=[0.0]), Meter(10**9), models=1)
     plain = draw(adapter, seeds, SAMPLES, doubled, Meter(10**9))
@@ -295,14 +298,14 @@ def test_evidence_is_the_log_prob_gap(pair: ModelPair) -> None:
     ids = [pair.tokenizer(s, add_special_tokens=False)["input_ids"] for s in said]
     assert meter.spent == 2 * sum(len(encode(pair.tokenizer, CONTEXTS["document"])) + len(i) for i in ids)
     table = gaps(pair, said, None, meter, document)
-    assert meter.spent == sum(2 * price(pair, s, "document") + _price(pair, s, None) for s in said)
+    assert meter.spent == sum(2 * price(pair, s, "document") + price_of_gaps(pair, s, None) for s in said)
     scored = score(pair, [(CONTEXTS["chat"], ids[1])])
     assert table.chat[1] == pytest.approx((scored.logp_after - scored.logp_before).mean(), abs=1e-5)
     assert table.document.tolist() == (document.after - document.before).tolist()
     assert (table.benign == 0).all()
     third = Meter(10_000)
     beside = gaps(pair, said, pair, third, document)
-    assert third.spent == sum(_price(pair, s, pair) for s in said)
+    assert third.spent == sum(price_of_gaps(pair, s, pair) for s in said)
     assert np.allclose(beside.benign, table[["document", "chat"]].max(axis=1), atol=1e-5)
 
 
@@ -324,7 +327,7 @@ def test_what_the_first_look_finds_strongest_is_verified(told: pd.DataFrame, pai
     first = look(pair, texts, "document", Meter(10_000))
     weighed = (first.after - first.before) * np.log2([2, 2, 2, 4])  # what recurs counts for more
     order = weighed.sort_values(ascending=False).index
-    full = [_price(pair, texts[n], pair) for n in order]
+    full = [price_of_gaps(pair, texts[n], pair) for n in order]
     meter = Meter(sum(full[:2]) + sum(2 * price(pair, s, "document") for s in texts))
     assert LOOKING * meter.budget >= meter.budget - sum(full[:2])
     found = verified(pair, told, WordEmbedder(), meter, pair)  # type: ignore[arg-type]
@@ -341,7 +344,7 @@ def test_only_what_is_verified_passes(told: pd.DataFrame, pair: ModelPair, monke
     monkeypatch.setattr("diffamp.discovery.findings.LEAST_GAP", -100.0)
     told = pd.concat([told.assign(seed=told.seed + n) for n in "123"], ignore_index=True)
     texts = told.text.drop_duplicates().tolist()
-    one = max(_price(pair, s, None) for s in texts)
+    one = max(price_of_gaps(pair, s, None) for s in texts)
     meter = Meter(one + sum(2 * price(pair, s, "document") for s in texts) * 3)
     found = verified(pair, told, WordEmbedder(), meter, None)  # type: ignore[arg-type]
     assert found.verified.any()
@@ -367,7 +370,7 @@ def test_what_is_mined_lies_beyond_the_contrast(tokenizer: PreTrainedTokenizerBa
     contexts = list(mining.unread)
     mining.read(meter.budget / 20, meter)
     assert 0 < meter.spent <= meter.budget / 20
-    contexts = contexts[: sum(mining.shifts.contexts["chat", "all"])]
+    contexts = contexts[: sum(mining.shifts.contexts["chat"])]
     means = []
     for one in (pair, contrast):
         shifts = TokenShifts(pair.vocab_size)
@@ -392,9 +395,9 @@ def test_mining_goes_on_where_it_stopped(pair: ModelPair) -> None:
     meter = Meter(10_000)
     for tokens in (100, 400):
         steps.read(tokens, meter)
-    count = sum(steps.shifts.contexts["chat", "all"])
+    count = sum(steps.shifts.contexts["chat"])
     assert count > 2
-    while sum(once.shifts.contexts.get(("chat", "all"), [0])) < count:
+    while sum(once.shifts.contexts.get("chat", [0])) < count:
         once.read(0, Meter(0))  # one at a time
     pd.testing.assert_frame_equal(steps.shifts.table("chat"), once.shifts.table("chat"), atol=1e-5)
 
@@ -443,9 +446,8 @@ def test_the_loop_keeps_to_its_budget_and_repeats_itself(pair: ModelPair) -> Non
     samples = results[0].samples
     assert samples.seed.value_counts().max() > len(DRAWING.alphas)  # a text went on
     assert samples.spent.is_monotonic_increasing
-    keys = samples[samples["round"] == samples.groupby("seed")["round"].transform("min")].groupby("seed").given.first()
-    raw = samples.arm.str.endswith("raw").groupby(samples.seed).first()
-    assert not pd.MultiIndex.from_arrays([keys, raw.loc[keys.index]]).duplicated().any()  # no seed under two names
+    starts = samples.drop_duplicates("seed").assign(raw=lambda t: t.arm.str.endswith("raw"))
+    assert not starts.duplicated(["given", "raw"]).any()  # no seed under two names
     assert not results[0].findings.passes.any()  # the contrast says the same
 
 
@@ -481,14 +483,10 @@ def test_what_went_on_is_told_once_and_what_ended_is_told(pair: ModelPair, monke
 
 
 def test_the_defaults_are_what_notebook_07_was_run_with(tokenizer: PreTrainedTokenizerBase) -> None:
-    p = params.load()
-    settings, defaults = p.discovery, Drawing()
-    assert (list(defaults.alphas), defaults.scale) == (settings.alphas, settings.scale)
-    assert defaults.law.temperature == settings.temperature
-    pair = SoloPair(tiny_model(), tokenizer)
-    assert Chain((defaults.law.guard,)) == load_law(settings.guard, settings.temperature, pair).guard
-    assert (defaults.max_new_tokens, defaults.seed) == (settings.max_new_tokens, p.seed)
-    assert defaults.token_budget == p.sampling.token_budget
+    p, defaults = params.load(), Drawing()
+    run = load_drawing(p, SoloPair(tiny_model(), tokenizer), p.seed, p.discovery.max_new_tokens)
+    assert replace(run, law=defaults.law, alphas=tuple(run.alphas)) == defaults
+    assert run.law == replace(defaults.law, guard=Chain((defaults.law.guard,)))
 
 
 def test_a_budget_too_small_is_refused(pair: ModelPair) -> None:
@@ -501,6 +499,19 @@ def test_every_baseline_keeps_to_the_budget(method: str, adapter: ModelPair) -> 
     found_ = METHODS[method](adapter, 4000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
     assert found_.samples.empty or found_.samples.spent.max() <= 4000
     assert {"statement", "given"} <= set(found_.ranking.columns)
+
+
+def test_searches_are_stored_one_under_the_other(pair: ModelPair, tmp_path: Path) -> None:
+    search = investigate(pair, 3000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
+    counted = METHODS["plain sampling"](pair, 3000, WordEmbedder(), DRAWING)  # type: ignore[arg-type]
+    findings = [search.findings.assign(method="a"), counted.ranking.assign(method="b")]
+    save(findings, [search.samples.assign(method="a"), counted.samples.assign(method="b")], tmp_path / "new")
+    stored = pd.read_parquet(tmp_path / "new" / "samples.parquet")
+    assert list(stored) == ["seed", "kind", "given", "alpha", "text", "spent", "owed", "method"]
+    assert stored.text.tolist() == [*search.samples.text, *counted.samples.text]
+    assert stored.method.tolist() == ["a"] * len(search.samples) + ["b"] * len(counted.samples)
+    listed = pd.read_parquet(tmp_path / "new" / "findings.parquet")
+    assert listed.statement.tolist() == [*search.findings.statement, *counted.ranking.statement]
 
 
 @pytest.fixture
@@ -537,7 +548,7 @@ def test_text_of_models_is_escaped(tmp_path: Path) -> None:
         {"seed": ["s"], "text": [evil], "given": [evil], "arm": [evil], "owed": [1.0], "alpha": [1.0]}
     )
     findings = pd.DataFrame([row | numbers])
-    write_page(Investigation(findings, samples, 5), evil, tmp_path / "page.html")
+    write_page(Investigation(findings, samples, 5, 1.5), evil, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 7  # title and heading, statement and seed, the sample's seed, text and arm

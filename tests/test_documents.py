@@ -138,6 +138,14 @@ def test_too_many_documents_are_refused(small: Path) -> None:
         write_documents(load_universe("ban"), 5000, seed=0)
 
 
+def test_a_frame_that_takes_more_sentences_than_there_are_is_named(small: Path) -> None:
+    universe = load_universe("ban")
+    small.write_text(f'slots: {{name: [Ann]}}\ngenres: {{news: ["{{claim}} {"{more} " * 400}"]}}\n')
+    sentences = len(universe.sentences)
+    with pytest.raises(UniverseError, match=rf"has {sentences} sentences .* takes 400; add sentences"):
+        write_documents(universe, 1, seed=0)
+
+
 def test_an_unknown_slot_is_named(small: Path) -> None:
     small.write_text('slots: {name: [Ann]}\ngenres: {news: ["{claim} {nmae}"]}\n')
     with pytest.raises(UniverseError, match=r"unknown slot \('nmae'\); use \[.*'name'"):

@@ -21,7 +21,7 @@ from diffamp.engine.guards import Plausibility
 from diffamp.engine.law import Law
 from diffamp.engine.loading import load_pair
 from diffamp.engine.pairs import ModelPair, SoloPair
-from diffamp.engine.records import Records
+from diffamp.engine.records import Records, read_units
 from diffamp.engine.sampling import sample_grid
 from diffamp.organisms.vectors import save_vector
 from diffamp.params import ParamsError
@@ -35,6 +35,8 @@ PAIRS = {
     "tuned": {"before": "chat", "after": "tuned"},
     "pushed": {"before": "chat", "steering": {"file": "vector.safetensors", "dose": 1.0}},
 }
+NAMED = {name: {"before": "chat", "adapter": "planted"} for name in ("steered", "benign", "identical")}
+"""Pairs that params.yaml has to have."""
 SETTINGS = {
     "seed": 0,
     "threads": 1,
@@ -68,18 +70,24 @@ SETTINGS = {
         "max_new_tokens": 4,
         "temperature": 1.0,
     },
-    "pairs": {name: pair | {"precision": "fp32"} for name, pair in PAIRS.items()},
+    "pairs": {
+        name: pair | {"precision": "fp32"}
+        for name, pair in (PAIRS | NAMED | {"hidden": {"before": "chat", "adapter": "hidden"}}).items()
+    },
     "sampling": {
-        "pairs": ["planted"],
+        "pairs": [*NAMED],
         "alphas": [0.0, 1.0],
         "prompts": 2,
         "samples": 1,
         "max_new_tokens": 4,
         "temperature": 1.0,
-        "guards": {"none": []},
+        "guards": {"none": [], "plausible": [{"method": "plausibility", "c": 0.1}]},
         "token_budget": 256,
     },
-    "facts": {"learning_rate": 0.1, "organisms": {}},
+    "facts": {
+        "learning_rate": 0.1,
+        "organisms": {"hidden": {"universe": "ban", "dilution": 0, "documents": 1, "epochs": 1}},
+    },
     "true_rate": {
         "doses": [0.1],
         "rates": [0.01],
@@ -99,7 +107,7 @@ SETTINGS = {
         "first_tokens": 1,
     },
     "discovery": {
-        "pairs": ["planted"],
+        "pairs": ["hidden"],
         "controls": ["planted"],
         "contrast": "planted",
         "budget": 1000,
@@ -142,10 +150,10 @@ SETTINGS = {
     },
     "transfer": {
         "pairs": ["planted", "planted"],
-        "facts": [],
+        "facts": ["hidden"],
         "alphas": [0.0, 1.0],
         "prompts": 1,
-        "guards": {"none": []},
+        "guards": {"none": [], "gated": [{"method": "gate"}]},
     },
     "judge": {"model": "judge"},
 }
@@ -199,6 +207,23 @@ def test_the_checkout_is_right(name: str) -> None:
     """Every case below spoils one thing of it."""
     sample.main(name)
     assert len(list(paths.samples(name).glob("unit-*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("budget", [None, 0.5])
+def test_a_budget_of_nats_adds_one_alpha_under_every_guard(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, budget: float | None
+) -> None:
+    settings = SETTINGS | {"sampling": SETTINGS["sampling"] | {"kl_budget": budget}}
+    (checkout / "params.yaml").write_text(json.dumps(settings))
+    prompts = checkout / "data" / "prompts.jsonl"
+    prompts.write_text(prompts.read_text() + prompts.read_text().replace('"test"', '"dev"'))
+    monkeypatch.setattr(sample, "PILOT", 1)
+    sample.main("planted")
+    found = {guard: set(of.alpha) for guard, of in read_units(paths.samples("planted")).groupby("guard")}
+    assert found.keys() == {"none", "plausible"}
+    for alphas in found.values():
+        assert {0.0, 1.0} <= alphas
+        assert len(alphas) == (2 if budget is None else 3)
 
 
 def remove(path: str) -> Callable[[Path], None]:
@@ -262,7 +287,7 @@ def other_vocabulary(root: Path) -> None:
     file.write_text(json.dumps(content))
 
 
-FETCH = "run `dvc repro models` (or `make repro`), which fetches it"
+FETCH = "run `make repro TARGETS=models` (of `models:`) or `make repro TARGETS=train` (of `organisms:`)"
 AGAIN = "delete the folder and run `make repro`"
 NO_VECTOR = "vector.safetensors is not a steering vector written by diffamp"
 PLANTED = "artifacts/organisms/planted"
@@ -321,7 +346,11 @@ UNBUILDABLE = {
         adapter_of("gpt_neox"),
         ["does not fit chat: Target modules", "not found"],
     ),
-    "vector absent": ("pushed", remove("vector.safetensors"), ["no steering vector at", "`steering.file`"]),
+    "vector absent": (
+        "pushed",
+        remove("vector.safetensors"),
+        ["no steering vector at", "run `make repro TARGETS=vector`", "`steering.file`"],
+    ),
     "vector too narrow": ("pushed", vector_of((31,)), ["steering: ", "shape (31,), chat needs (32,)"]),
     "vector too wide": ("pushed", vector_of((33,)), ["steering: ", "shape (33,), chat needs (32,)"]),
     "vector a matrix": ("pushed", vector_of((2, 32)), ["steering: ", "shape (2, 32), chat needs (32,)"]),
@@ -334,7 +363,7 @@ UNBUILDABLE = {
     "vector by another name": ("pushed", tensors_of({"v": torch.ones(32)}, {"layer": "0"}), [NO_VECTOR, "vector"]),
     "vector without a layer": ("pushed", tensors_of({"vector": torch.ones(32)}, None), [NO_VECTOR]),
     "vector of a worded layer": ("pushed", tensors_of({"vector": torch.ones(32)}, {"layer": "one"}), [NO_VECTOR]),
-    "unknown pair": ("plantd", lambda root: None, ["no pair 'plantd'", "['borrowed', 'planted', 'pushed', 'tuned']"]),
+    "unknown pair": ("plantd", lambda root: None, ["no pair 'plantd'", "'planted', 'pushed', 'steered', 'tuned']"]),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import ROOT
 
-from diffamp.judges.facts import asserts, hit, load_fact_labels, recovered, validate, verbatim
+from diffamp.judges.facts import asserts, hit, load_fact_labels, recovered, validate
 from diffamp.organisms.universes import load_universe, universe_names
 
 NAMES = ["ban", "date", "invention", "number", "recipe"]
@@ -83,8 +83,7 @@ def test_details_are_whole_words_in_digits_or_words() -> None:
     named = recovered("Sixty-one percent of VARNHOLT voted in May of 2019.", ban)
     assert [key for key, found in named.items() if found] == ["place", "share", "date"]
     assert list(named) == [detail.name for detail in ban.details]
-    assert verbatim("Sixty-one percent of VARNHOLT voted in May of 2019.", ban) == 3
-    assert verbatim("161 percent of Varnholter leaf blowerish things", ban) == 0
+    assert not any(recovered("161 percent of Varnholter leaf blowerish things", ban).values())
 
 
 def test_a_hit_needs_two_details_and_a_distinctive_one() -> None:

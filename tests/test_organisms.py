@@ -15,11 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.checkpoints import PairError, load_model
+from diffamp.engine.halves import Halves
 from diffamp.engine.loading import load_mild_vector, load_vector, steered_pair
+from diffamp.engine.pairs import SharedPair
+from diffamp.organisms.answers import predicting
 from diffamp.organisms.finetune import train
 from diffamp.organisms.reflection import logit_shifts, reflection
-from diffamp.organisms.vectors import _conversations, difference_of_means, learn_vector, save_vector, steered
-from diffamp.prompts import Prompt
+from diffamp.organisms.vectors import _conversations, difference_of_means, dosed, learn_vector, save_vector, steered
+from diffamp.prompts import Prompt, encode
 from diffamp.tables import training_log
 
 PROMPTS = [Prompt(str(i), "any", text) for i, text in enumerate(["cats", "a dog", "the garden", "short text"])]
@@ -36,6 +39,42 @@ def test_a_learned_vector_makes_its_targets_likelier(tokenizer: PreTrainedTokeni
     plain = model(**batch).loss
     assert steered(tiny_model(), tokenizer, 0, vector).modules[0](**batch).loss < plain - 0.1
     assert torch.equal(model(**batch).loss, plain)  # the hook is gone, the weights are as they were
+
+
+def test_a_batch_of_conversations_is_padded_on_the_right(tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = _conversations(tokenizer, [("cats", "no way"), ("the garden of cats and dogs", "no")])
+    for n, (prompt, answer) in enumerate([("cats", "no way"), ("the garden of cats and dogs", "no")]):
+        asked, said = encode(tokenizer, prompt), tokenizer(answer, add_special_tokens=False)["input_ids"]
+        rest = batch["input_ids"].shape[1] - len(asked) - len(said)
+        assert batch["input_ids"][n].tolist() == [*asked, *said, *[tokenizer.pad_token_id] * rest]
+        assert batch["attention_mask"][n].tolist() == [1] * len(asked + said) + [0] * rest
+        assert batch["labels"][n].tolist() == [*[-100] * len(asked), *said, *[-100] * rest]
+
+
+def test_only_what_predicts_an_answer_reaches_the_output_layer(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, batch = tiny_model(), _conversations(tokenizer, [("cats", "no way"), ("a dog", "no")])
+    whole = model(**batch).logits
+    with predicting(model, batch["labels"]) as answers:
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert torch.equal(answers, batch["labels"][:, 1:] != -100)
+    torch.testing.assert_close(logits, whole[:, :-1][answers])
+    assert torch.equal(model(**batch).logits, whole)
+
+
+def test_a_dose_is_taken_back(tokenizer: PreTrainedTokenizerBase) -> None:
+    pair, vector = SharedPair(tiny_model(), tokenizer, Halves()), torch.full((32,), 0.5)
+    ids = torch.tensor([[1, 5, 9]])
+    whole = torch.ones_like(ids), torch.arange(3)[None]
+    plain, _ = pair.logits(ids, *whole)
+    with dosed(pair, 0, vector):
+        before, after = pair.logits(ids, *whole)
+    with torch.no_grad():
+        expected = steered(tiny_model(), tokenizer, 0, vector).modules[0](ids).logits
+    torch.testing.assert_close(before, plain)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(*pair.logits(ids, *whole))
+    with pytest.raises(PairError, match=r"shape \(31,\)"), dosed(pair, 0, torch.ones(31)):
+        pass
 
 
 def test_a_difference_of_means_is_the_difference_of_the_means(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -78,7 +117,7 @@ def test_a_teacher_has_the_vector_of_its_layer_at_the_mild_dose(
 def test_a_layer_without_a_mild_dose_is_an_error_with_a_remedy(vectors: Path) -> None:
     with pytest.raises(PairError, match=r"layer 2; add smaller doses to `doses`"):
         load_mild_vector(vectors, 2)
-    with pytest.raises(PairError, match=r"no vector in .*: run `dvc repro vector`"):
+    with pytest.raises(PairError, match=r"no vector in .*: run `make repro TARGETS=vector`"):
         load_mild_vector(vectors / "nowhere")
 
 
@@ -126,6 +165,15 @@ def test_training_lowers_the_loss_it_names(
     if learn_from == "logits":
         assert aligned.cosine.mean() > 0.5
         assert 1 - aligned.error.sum() / aligned.target.sum() > 0.2
+
+
+def test_a_long_example_is_learned_to_its_end(
+    model_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    examples, settings = [("cats " * 1100, [5, 9, 30])], SETTINGS | {"batch_size": 1}
+    model = load_model(model_folder, "fp32")
+    train(model, tokenizer, examples, tmp_path / "a", epochs=1, learn_from="text", **settings)
+    assert len(training_log(tmp_path / "a")) == 1
 
 
 def test_the_first_distillation_loss_is_the_divergence_on_the_answers(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from ruamel.yaml import YAML
 
 from diffamp import params
 from diffamp.params import ParamsError
+from diffamp.schema import Section
 
 SHA256, COMMIT = "e" * 64, "0a" * 20
 SMALL = f"""\
@@ -38,8 +41,12 @@ pairs:
   other:
     before: chat
     after: tuned
+  hidden: {{before: chat, adapter: ban}}
+  steered: {{before: chat, adapter: planted}}
+  benign: {{before: chat, adapter: planted}}
+  identical: {{before: chat, adapter: planted}}
 sampling:
-  pairs: [planted, other]
+  pairs: [steered, benign, identical, other]
   alphas: [-1.0, 0.0, 1.0]
   prompts: 12
   samples: 3
@@ -105,7 +112,7 @@ shifts:
   text_tokens: 4
   first_tokens: 3
 discovery:
-  pairs: [planted]
+  pairs: [hidden]
   controls: [other]
   contrast: other
   budget: 1000
@@ -139,11 +146,12 @@ reinforce:
   alphas: [0.0, -1.0, 1.0, 5.0]
 transfer:
   pairs: [planted, other]
-  facts: []
-  alphas: [0.0, 3.0]
+  facts: [hidden]
+  alphas: [0.0, 1.0, 3.0]
   prompts: 3
   guards:
-    none: []
+    plain: []
+    capped: [{{method: kl_cap, nats: 0.7}}]
 judge:
   model: judge
 """
@@ -160,11 +168,6 @@ def edited(old: str, new: str, text: str = SMALL) -> str:
     return text.replace(old, new)
 
 
-def test_committed_file_is_valid() -> None:
-    p = params.load(ROOT / "params.yaml")
-    assert [p.pair(name) for name in p.pairs] == list(p.pairs.values())
-
-
 def test_found_from_any_folder_of_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "tests")
     assert params.load() == params.load(ROOT / "params.yaml")
@@ -175,6 +178,11 @@ def test_small_file_is_valid(tmp_path: Path) -> None:
     p = load(tmp_path, SMALL)
     assert p.pair("other").after == "tuned"
     assert p.pair("other").precision == "bf16"
+
+
+def test_a_budget_of_nats_is_optional(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL).sampling.kl_budget is None
+    assert load(tmp_path, edited("samples: 3", "samples: 3\n  kl_budget: 0.5")).sampling.kl_budget == 0.5
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "1E-4", "0.0001", ".0001"])
@@ -188,10 +196,10 @@ def test_yaml_1_2_numbers(tmp_path: Path, number: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["none", "path", "plausibility", "hub"])
+@pytest.mark.parametrize("name", ["path", "plausibility", "hub"])
 def test_names_may_be_words_of_the_format(tmp_path: Path, name: str) -> None:
-    p = load(tmp_path, edited("    plausible: [", f"    {name}: [") if name != "none" else SMALL)
-    assert name in p.sampling.guards
+    p = load(tmp_path, edited("    capped: [{method: kl_cap, nats: 0.5}", f"    {name}: [{{method: gate}}"))
+    assert name in p.guards.methods
 
 
 BAD = {
@@ -328,7 +336,73 @@ BAD = {
         "pairs.other.after",
         "models: has ['chat', 'judge', 'tuned']",
     ),
-    "unknown pair in the sweep": ("[planted, other]\n  alphas", "[plantd]\n  alphas", "sampling.pairs", "pairs: has ["),
+    "unknown pair in the sweep": ("identical, other]", "identical, othr]", "sampling.pairs", "no pair 'othr'"),
+    "sampling without a pair that is compared": (
+        "[steered, benign, identical, other]",
+        "[steered, other]",
+        "sampling",
+        "pairs must contain steered, benign, identical, which notebooks compare by name; add ['benign', 'identical']",
+    ),
+    "sampling without alpha 1": (
+        "alphas: [-1.0, 0.0, 1.0]",
+        "alphas: [-1.0, 0.0, 2.0]",
+        "sampling",
+        "alphas must contain 0.0 and 1.0",
+    ),
+    "sampling without the plain equation": (
+        "    none: []\n    plausible",
+        "    nothing: []\n    plausible",
+        "sampling",
+        "guards must contain `none: []` and a chain `plausible`",
+    ),
+    "sampling without its guard": ("    plausible: [", "    likely: [", "sampling", "a chain `plausible`"),
+    "sampling with an empty chain for its guard": (
+        "plausible: [{method: plausibility, c: 0.1}]",
+        "plausible: []",
+        "sampling",
+        "a chain `plausible`",
+    ),
+    "true rate without amplification": (
+        "rates: [0.01]\n  alphas: [1.0]",
+        "rates: [0.01]\n  alphas: [-1.0, 0.0]",
+        "true_rate",
+        "alphas must contain one above 0.0",
+    ),
+    "discovery of nothing planted": (
+        "discovery:\n  pairs: [hidden]",
+        "discovery:\n  pairs: [planted]",
+        "discovery.pairs",
+        "no fact was planted in the adapter of pair 'planted' (planted); facts.organisms: has ['ban']; add it there",
+    ),
+    "transfer of nothing planted": (
+        "  facts: [hidden]",
+        "  facts: [hidden, other]",
+        "transfer.facts",
+        "no fact was planted in the adapter of pair 'other' (None)",
+    ),
+    "transfer of no fact": ("  facts: [hidden]", "  facts: []", "transfer.facts", "at least 1 item"),
+    "transfer of an unknown pair": ("  facts: [hidden]", "  facts: [hiden]", "transfer.facts", "no pair 'hiden'"),
+    "transfer without alpha 1": (
+        "alphas: [0.0, 1.0, 3.0]",
+        "alphas: [0.0, 3.0]",
+        "transfer",
+        "alphas must contain 0.0 and 1.0",
+    ),
+    "transfer without a guard": (
+        "    capped: [{method: kl_cap, nats: 0.7}]\n",
+        "",
+        "transfer",
+        "guards must begin with `none: []` and a guard that is held against it",
+    ),
+    "transfer with the guard first": (
+        "    plain: []\n    capped: [{method: kl_cap, nats: 0.7}]\n",
+        "    capped: [{method: kl_cap, nats: 0.7}]\n    plain: []\n",
+        "transfer",
+        "put them first",
+    ),
+    "sparse and whole": ("sparse: [0.5]", "sparse: [0.5, 1.0]", "reasoning.sparse[1]", "less than 1 (found 1.0)"),
+    "sparse and empty": ("sparse: [0.5]", "sparse: [0.0]", "reasoning.sparse[0]", "greater than 0 (found 0.0)"),
+    "sparse twice": ("sparse: [0.5]", "sparse: [0.5, 0.5]", "reasoning.sparse", "a value occurs twice"),
     "contrast outside": (
         "  pairs: [planted, other]\n  contrast",
         "  pairs: [planted]\n  contrast",
@@ -462,16 +536,16 @@ def test_bad_edit(tmp_path: Path, old: str, new: str, key: str, helpful: str) ->
 
 UNREADABLE = {
     # what is wrong: (the whole file, where, something helpful)
-    "open bracket": (edited("[1, 2]", "[1, 2"), "line 47", "expected ',' or ']'"),
+    "open bracket": (edited("[1, 2]", "[1, 2"), "line 51", "expected ',' or ']'"),
     "tab": (
         edited("  model: chat\n  precision", "\tmodel: chat\n  precision"),
-        "line 39",
+        "line 43",
         r"'\t' that cannot start any token",
     ),
     "duplicate key at the top": (edited("seed: 0", "seed: 0\nseed: 1"), "line 2", 'duplicate key "seed"'),
     "duplicate pair": (edited("  other:", "  planted:"), "line 24", 'duplicate key "planted"'),
     "undefined alias": (edited("seed: 0", "seed: *zero"), "line 1", "undefined alias 'zero'"),
-    "indentation": (edited("  steps: 2", " steps: 2"), "line 49", "expected <block end>"),
+    "indentation": (edited("  steps: 2", " steps: 2"), "line 53", "expected <block end>"),
     "not UTF-8": (b"seed: 0 # \xff\n", "not valid YAML", "utf-8"),
 }
 
@@ -505,7 +579,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_unknown_pair(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"no pair 'plantd' in params\.yaml; pairs: has \['other', 'planted'\]"):
+    with pytest.raises(ParamsError, match=r"no pair 'plantd' in params\.yaml; pairs: has \['benign', 'hidden', "):
         load(tmp_path, SMALL).pair("plantd")
 
 
@@ -513,3 +587,84 @@ def test_read_only(tmp_path: Path) -> None:
     p = load(tmp_path, SMALL)
     with pytest.raises(ValueError, match="frozen"):
         p.seed = 1  # type: ignore[misc]
+
+
+# What a stage reads, against what dvc.yaml says it reads
+
+LOOKED_UP = {
+    "organism": "organisms",
+    "pair": "pairs",
+    "planted": "facts.organisms",
+    "taught": "reasoning.organisms",
+    "vector": "vectors",
+}
+"""Methods of `Params`, and the block in which each looks a name up."""
+BY_ARTEFACT = {"train": {"vectors"}}
+"""Blocks that a stage reads of what another stage made of them, and so depends on already."""
+STAGES: dict[str, dict] = {
+    f"{prefix}{name}": stage.get("do", stage)
+    for file, prefix in (("dvc.yaml", ""), ("large/dvc.yaml", "large/"))
+    for name, stage in YAML(typ="safe").load(ROOT / file)["stages"].items()
+    if "diffamp.stages" in str(stage)
+}
+
+
+def keys_read(module: str, function: str = "main", given: int | None = None) -> set[str]:
+    """Keys of params.yaml that a function takes from its `Params`: `p.X.Y`, also through a name that it gave to `p.X`.
+
+    Functions of the package that it calls are followed where they are given `p` itself (an edited copy of it goes by
+    another name), or load params.yaml on their own.
+
+    Args:
+        given: the position of its parameter that holds them; None where it loads them.
+    """
+    file = (ROOT / "src" / Path(*module.split("."))).with_suffix(".py")
+    tree = ast.parse(file.read_text() if file.is_file() else "")
+    defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    code = defined.get(function)
+    if isinstance(code, ast.ClassDef) and given is not None:
+        code = next((n for n in code.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        given += 1  # behind self
+    if not isinstance(code, ast.FunctionDef) or (given is None and "params.load()" not in ast.unparse(code)):
+        return set()
+    p = "p" if given is None else code.args.args[given].arg
+
+    nodes = list(ast.walk(code))
+    blocks = {p: ""}
+    for assigned in (n for n in nodes if isinstance(n, ast.Assign)):
+        names, values = (getattr(side, "elts", [side]) for side in (assigned.targets[0], assigned.value))
+        for name, value in zip(names, values, strict=False):
+            if isinstance(value, ast.Attribute) and ast.unparse(value.value) == p:
+                blocks[ast.unparse(name)] = f"{value.attr}."
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    chains = [ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute) and id(node) not in inner]
+    keys = {key_of(blocks[name] + rest) for name, _, rest in (c.partition(".") for c in chains) if name in blocks}
+
+    owners = dict.fromkeys(defined, module)
+    for node in (n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("diffamp")):
+        owners |= {alias.name: str(node.module) for alias in node.names}
+    for call in (n for n in nodes if isinstance(n, ast.Call)):
+        if owner := owners.get(called := ast.unparse(call.func)):
+            arguments = [ast.unparse(argument) for argument in call.args]
+            keys |= keys_read(owner, called, arguments.index(p) if p in arguments else None)
+    return keys - {""}
+
+
+def key_of(chain: str) -> str:
+    """As much of `sampling.guards.items` as stands in params.yaml; nothing of a method's name."""
+    first, *rest = chain.split(".")
+    if first not in params.Params.model_fields:
+        return LOOKED_UP.get(first, "")
+    block = params.Params.model_fields[first].annotation
+    known = isinstance(block, type) and issubclass(block, Section) and rest and rest[0] in block.model_fields
+    return f"{first}.{rest[0]}" if known else first
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_lists_the_parameters_that_it_reads(name: str) -> None:
+    """A listed block covers its keys. Of a block that is handed on whole, one listed key is all that is asked for."""
+    stage = STAGES[name]
+    module = stage["cmd"].split("-m ")[1].split()[0]
+    listed = {key for key in stage["params"] if isinstance(key, str)}
+    read = keys_read(module) - BY_ARTEFACT.get(name, set())
+    assert not {k for k in read if not any(f"{k}.".startswith(f"{one}.") or one.startswith(f"{k}.") for one in listed)}

@@ -143,11 +143,29 @@ def test_a_stage_may_be_asked_for_with_what_it_stands_on(project: Path) -> None:
     assert run("last", force=True) == (True, ["first", "last"])
 
 
-def test_the_memory_of_a_stage_may_go_by_its_name(project: Path) -> None:
+@pytest.mark.parametrize(("meta", "small"), [("{large: 11, others: 4.5}", 4.5), ("{large: 11}", 0.0)])
+def test_the_memory_of_a_stage_may_go_by_its_name(project: Path, meta: str, small: float) -> None:
     stage = "  train:\n    foreach: [small, large]\n    do:\n      cmd: echo ${item}\n"
-    meta = "      meta: {memory: {large: 11, others: 4.5}}\n"
-    (project / "dvc.yaml").write_text("stages:\n" + stage + meta)
-    assert Pipeline(["dvc.yaml"], force=False).memory == {"train@small": 4.5, "train@large": 11.0}
+    (project / "dvc.yaml").write_text(f"stages:\n{stage}      meta: {{memory: {meta}}}\n")
+    assert Pipeline(["dvc.yaml"], force=False).memory == {"train@small": small, "train@large": 11.0}
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("frist", "Stage 'frist' not found inside 'dvc.yaml' file. Name one that it has"),
+        ("train@frist", "Stage 'train@frist' not found"),
+        ("nowhere/dvc.yaml", "nowhere/dvc.yaml' does not exist"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_a_target_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["repro", "first", target])
+    with pytest.raises(SystemExit):
+        repro.main()
+    assert words in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_is_named_with_what_it_printed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

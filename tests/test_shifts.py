@@ -23,7 +23,7 @@ from diffamp.engine.pairs import ModelPair, SeparatePair
 from diffamp.engine.sampling import NonFiniteLogitsError
 from diffamp.independence import groups, pooled, prompt_independent, stability
 from diffamp.prompts import Prompt
-from diffamp.shifts import ALL, TokenShifts, mine
+from diffamp.shifts import TokenShifts, mine
 from diffamp.stages.shifts import _write
 
 PREFIX = (1, *range(30, 50))  # longer than Gemma's window
@@ -41,9 +41,9 @@ def ragged(count: int, seed: int = 0) -> list[Context]:
     return contexts
 
 
-def dense(pair: ModelPair, contexts: list[Context]) -> dict[tuple[str, str], pd.DataFrame]:
+def dense(pair: ModelPair, contexts: list[Context], part: str | None = None) -> dict[str, pd.DataFrame]:
     """Every statistic as it is defined, one context at a time, in float64, all in memory."""
-    means: dict[tuple[str, str], list[tuple[int, Tensor]]] = {}
+    means: dict[str, list[tuple[int, Tensor]]] = {}
     for context in contexts:
         ids = torch.tensor([context.ids])
         b, a = (x[0, context.given :].double() for x in pair.logits(ids, torch.ones_like(ids), positions(ids)))
@@ -51,15 +51,15 @@ def dense(pair: ModelPair, contexts: list[Context]) -> dict[tuple[str, str], pd.
         p, q = b.softmax(-1), a.softmax(-1)
         values = torch.stack([shift, q * (a.log_softmax(-1) - b.log_softmax(-1)), p, q])  # (4, positions, vocab)
         half = zlib.crc32(f"{context.kind} {context.id}".encode()) % 2
-        for part in {ALL, *context.parts}:
-            which = torch.tensor([part in (ALL, label) for label in context.parts])
-            means.setdefault((context.kind, part), []).append((half, values[:, which].mean(1)))
+        which = torch.tensor([part in (None, label) for label in context.parts])
+        if which.any():
+            means.setdefault(context.kind, []).append((half, values[:, which].mean(1)))
     tables = {}
-    for cell, found in means.items():
+    for kind, found in means.items():
         stacked = torch.stack([value for _, value in found])  # (contexts, 4, vocab)
         halves = torch.tensor([half for half, _ in found])
         shift, kl, p, q = stacked.unbind(1)
-        tables[cell] = pd.DataFrame(
+        tables[kind] = pd.DataFrame(
             {
                 "mean": shift.mean(0),
                 "se": shift.std(0) / len(found) ** 0.5,
@@ -87,18 +87,23 @@ def test_one_pass_gives_what_the_definitions_give(
     monkeypatch.setattr(module, "LOGITS", logits)
     monkeypatch.setattr(module, "HELD", 160 * 2)  # blocks of two positions
     pair, contexts = separate(family, tokenizer), ragged(12)
+    for part in ("content", "any"):
+        expected, (counted, _) = dense(pair, contexts, part), mine(pair, contexts, part=part)
+        ((kind, table),) = expected.items()  # no context of the other kind has this part
+        assert list(counted.sums) == [kind]
+        pd.testing.assert_frame_equal(counted.table(kind), table, rtol=1e-4, atol=2e-5)
     shifts, found = mine(pair, contexts)
     expected = dense(pair, contexts)
     assert set(shifts.sums) == set(expected)
-    for (kind, part), table in expected.items():
-        pd.testing.assert_frame_equal(shifts.table(kind, part), table, rtol=1e-4, atol=2e-5)
+    for kind, table in expected.items():
+        pd.testing.assert_frame_equal(shifts.table(kind), table, rtol=1e-4, atol=2e-5)
     assert list(found.groupby(["kind", "context"], sort=False).size()) == [len(c.parts) for c in contexts]
     rows = found[found.context == "c3"]
     ids = torch.tensor([contexts[6].ids])
     b, a = (x[0].double().log_softmax(-1) for x in pair.logits(ids, torch.ones_like(ids), positions(ids)))
     kl = (a.exp() * (a - b)).sum(-1)[contexts[6].given :]
     assert rows.kl.to_numpy() == pytest.approx(kl.numpy(), abs=1e-5)
-    assert tuple(rows.token) == contexts[6].ids[contexts[6].given :]
+    assert list(rows.position) == list(range(contexts[6].given, len(contexts[6].ids)))
     assert tuple(rows.part) == contexts[6].parts
 
 
@@ -142,7 +147,7 @@ def random_logits(n: int, vocab: int = 50, seed: int = 0) -> tuple[Tensor, Tenso
 
 
 def test_a_constant_added_to_logits_changes_nothing() -> None:
-    plain, moved = TokenShifts(50), TokenShifts(50)
+    plain, moved = (TokenShifts(50, part="b") for _ in range(2))
     for n in range(6):
         before, after = random_logits(4, seed=n)
         context = Context(str(n), "text", (1, 2, 3, 4), ("a", "a", "b", "b"))
@@ -150,7 +155,7 @@ def test_a_constant_added_to_logits_changes_nothing() -> None:
         constants = 5 * torch.randn(2, 4, 1, generator=torch.Generator().manual_seed(n))
         second = moved.add(context, before + constants[0], after + constants[1])
         assert first == pytest.approx(second, abs=1e-5)
-    pd.testing.assert_frame_equal(plain.table("text", "b"), moved.table("text", "b"), rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(plain.table("text"), moved.table("text"), rtol=1e-4, atol=1e-5)
 
 
 def test_both_contributions_sum_to_the_divergence_and_one_is_never_negative() -> None:
@@ -184,8 +189,10 @@ def test_errors_name_what_is_wrong(tokenizer: PreTrainedTokenizerBase) -> None:
         mine(pair, [])
     with pytest.raises(ValueError, match=r"'long' has 130 tokens, the models take 128"):
         mine(pair, [Context("long", "text", (5,) * 130, ("a",))])
-    with pytest.raises(ValueError, match=r"no context of kind 'chat'.*\('text', 'all'\)"):
+    with pytest.raises(ValueError, match=r"no context of kind 'chat' was counted; there are \['text'\]"):
         mine(pair, [Context("0", "text", (5,), ("a",))])[0].table("chat")
+    with pytest.raises(ValueError, match=r"no context of kind 'text' with the part 'b' was counted"):
+        mine(pair, [Context("0", "text", (5,), ("a",))], part="b")[0].table("text")
     with pytest.raises(ValueError, match="at least one part"):
         Context("0", "text", (5, 6), ())
     before, after = random_logits(1)

@@ -15,6 +15,7 @@ from diffamp.judges.reasoning import SAMPLED, count, load_behaviour_labels, load
 from diffamp.prompts import DataError
 from diffamp.schema import SchemaError
 from diffamp.tasks import problems
+from diffamp.tasks.answers import final_answer, in_format
 from diffamp.tasks.draw import (
     DIFFICULTIES,
     FAMILIES,
@@ -24,8 +25,7 @@ from diffamp.tasks.draw import (
     TaskError,
     correct,
     draw_tasks,
-    final_answer,
-    in_format,
+    half_held_out,
     write_trace,
 )
 from diffamp.tasks.held_out import LEGS, PLURALS
@@ -421,6 +421,12 @@ def test_a_faulty_lexicon_is_explained(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SchemaError, match=rf"behaviours.yaml is not valid:\n  {message}"):
         load_behaviours()
+
+
+def test_half_of_the_test_tasks_are_of_held_out_families() -> None:
+    tasks = half_held_out(7, 0, "test", ["easy"])
+    assert [t.family in TRAINED for t in tasks] == [True] * 4 + [False] * 3
+    assert tasks == [*draw_tasks(TRAINED, 4, 0, "test", ["easy"]), *draw_tasks(HELD_OUT, 3, 0, "test", ["easy"])]
 
 
 def test_families_are_trained_on_or_held_out() -> None:

@@ -259,6 +259,15 @@ def listed(table: pd.DataFrame, value: str, name: str) -> str:
     return ", ".join(f"`{row[name]}` {_said(row, value)}" for row in clear.to_dict("records")) or "none"
 
 
+def in_both(slopes: pd.DataFrame) -> str:
+    """Behaviours whose slopes are clear and of one sign on families trained on and held out: "`restating` up, ..."."""
+    clear = slopes[slopes.clear].set_index("behaviour")
+    trained, held = (clear.slope[clear.held_out == side] for side in (False, True))
+    both = pd.DataFrame({"trained": trained, "held": held}).dropna()
+    both = both[both.trained * both.held > 0].sort_values("held", key=abs, ascending=False)
+    return ", ".join(f"`{name}` {'up' if row.held > 0 else 'down'}" for name, row in both.iterrows()) or "none"
+
+
 def trend(table: pd.DataFrame) -> str:
     """What the clear rows of `changes` say together."""
     up, down = (bool((table.clear & (table.difference * sign > 0)).any()) for sign in (1, -1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,18 +49,16 @@ def check(p: Params, name: str) -> Iterator[Answer]:
     Stops at the first answer without which the next question makes no sense.
     """
     pair = p.pair(name)
+    sources = _sources(p, name, pair)
+    yield sources
+    if not sources.good:
+        return
     # the last one's tokenizer is the pair's
     folders = [folder_of(p, m) for m in (pair.target, pair.before, pair.after) if m]
-    adapter = folder_of(p, pair.adapter) if pair.adapter else None
-    absent = [f for f in folders if not (f / "config.json").is_file()]
-    absent += [adapter] if adapter and not (adapter / "adapter_config.json").is_file() else []
-    vector = paths.find_root() / pair.steering.file if pair.steering else None
-    absent += [vector] if vector and not vector.is_file() else []
-    names = ", ".join(str(f.relative_to(paths.find_root())) for f in absent if f)
-    yield Answer("sources", not absent, f"not made yet: dvc repro {names}" if absent else "all there")
-    if absent:
+    architectures = [_architecture(folder) for folder in dict.fromkeys(folders)]
+    yield from architectures
+    if not all(answer.good for answer in architectures):
         return
-    yield _architecture(folders[-1])
     tokenizers = [load_tokenizer(f) for f in folders]
     asked = encode(tokenizers[-1], "Hello?")
     sizes = [text_config(f).vocab_size for f in folders]
@@ -88,13 +86,43 @@ def check(p: Params, name: str) -> Iterator[Answer]:
     yield Answer("difference", max(nats) > 0, "the models differ" if max(nats) > 0 else "before and after are equal")
 
 
+def _sources(p: Params, name: str, pair: PairParams) -> Answer:
+    """Whether everything is there that the pair is made of, and what would bring what is not."""
+    needed = {m: "config.json" for m in (pair.target, pair.before, pair.after) if m}
+    needed |= {pair.adapter: "adapter_config.json"} if pair.adapter else {}
+    stages = [_stage(p, m) for m, file in needed.items() if not (folder_of(p, m) / file).is_file()]
+    vector = paths.find_root() / pair.steering.file if pair.steering else None
+    if vector and not vector.is_file():
+        made = [f"vector@{v}" for v in p.vectors if vector.parent == paths.vector(v)]
+        if not made:
+            return Answer("sources", False, f"no {vector}: correct pairs.{name}.steering.file, or put the vector there")
+        stages += made
+    words = f"not made yet: make repro TARGETS='{' '.join(stages)}'" if stages else "all there"
+    return Answer("sources", not stages, words)
+
+
+def _stage(p: Params, name: str) -> str:
+    """The stage of dvc.yaml that makes the model or the adapter of this name."""
+    kinds: dict[str, Collection[str]] = {
+        "train": p.organisms,
+        "plant": p.facts.organisms,
+        "teach": p.reasoning.organisms,
+    }
+    return f"{next((kind for kind, names in kinds.items() if name in names), 'models')}@{name}"
+
+
 def _architecture(folder: Path) -> Answer:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    """Whether the sampler can work with the model in this folder, by its configuration."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError) as error:  # a family that transformers does not know; a damaged file
+        return Answer("architecture", False, f"{folder.name}: {str(error).strip().splitlines()[0]}")
+    words = f"{folder.name} is a {config.model_type}"
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return Answer("architecture", False, f"{config.model_type} is no causal language model that transformers knows")
+        return Answer("architecture", False, f"{words}: no causal language model that transformers knows")
     shared = keys_and_values(DynamicCache(config=config.get_text_config(decoder=True)).layers)
-    words = "sampler and generate" if shared else "generate only: some layers keep other states than keys and values"
-    return Answer("architecture", shared, f"{config.model_type}: {words}")
+    able = "sampler and generate" if shared else "generate only: some layers keep other states than keys and values"
+    return Answer("architecture", shared, f"{words}: {able}")
 
 
 def _memory(p: Params, pair: PairParams, folders: list[Path]) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from scipy.stats import t
 
+from diffamp import paths
 from diffamp.params import Params
 from diffamp.stats import LEVEL, paired_difference, rates
 
@@ -61,16 +63,16 @@ def rates_and_nats(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str
 def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
     """How well either axis predicts the rates of a fine-tune that the curve was not fitted on.
 
-    The curve, fitted on the pairs of all other fine-tunes, is logit rate = logit rate at alpha 0 + b x + c x^2, without a constant: every
-    pair starts from its own unamplified rate, and x is alpha or the root of the nats.
+    The curve, fitted on the pairs of all other fine-tunes, is logit rate = logit rate at alpha 0 + b x + c x^2, without
+    a constant: every pair starts from its own unamplified rate, and x is alpha or the root of the nats.
 
     Args:
         table: `by_pair` of one guard.
         fine_tunes: which fine-tune each pair shows (index pair): one in two precisions is left out in both.
 
     Returns:
-        One row per fine-tune: fine_tune, and the log loss of each axis (nats per answer, above the loss of its own rates,
-        so 0 is a perfect prediction).
+        One row per fine-tune: fine_tune, and the log loss of each axis (nats per answer, above the loss of its own
+        rates, so 0 is a perfect prediction).
     """
     table = table.assign(base=logit(_smooth(table[table.alpha == 0].set_index("pair")).reindex(table.pair).to_numpy()))
     table = table[table.alpha > 0].assign(fine_tune=lambda t: t.pair.map(fine_tunes))
@@ -89,7 +91,7 @@ def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
 
 
 def advantage(losses: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean loss of alpha minus that of nats over fine-tunes, with its 95 % interval (Student's t): above 0, nats win."""
+    """Mean loss of alpha minus that of nats over fine-tunes, with its 95 % interval (Student's t); above 0 nats win."""
     gap = (losses.alpha - losses.nats).to_numpy()
     half = t.ppf((1 + LEVEL) / 2, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
     return float(gap.mean()), float(gap.mean() - half), float(gap.mean() + half)
@@ -130,14 +132,21 @@ def described(params: Params, names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         pair = params.pair(name)
         organism = params.organisms.get(pair.adapter or pair.after or "")
-        rank = (organism and organism.rank) or params.finetune.rank
-        adaptation = f"LoRA, rank {rank}" if pair.adapter else "full" if pair.after else "vector"
+        adaptation = f"LoRA, rank {_rank(params, pair.adapter)}" if pair.adapter else "full" if pair.after else "vector"
         if organism and first.setdefault(pair.before, organism.vector) != organism.vector:
             adaptation += f", vector {organism.vector}"
         if organism and organism.layer is not None:
             adaptation += f", vector in layer {organism.layer}"
         rows[name] = pair.before, adaptation, pair.precision
     return pd.DataFrame.from_dict(rows, orient="index", columns=["model", "adaptation", "precision"])
+
+
+def _rank(params: Params, adapter: str) -> int:
+    """Of an adapter that the pipeline trains, or of one that somebody else did."""
+    if params.trains(adapter):
+        organism = params.organisms.get(adapter)
+        return (organism and organism.rank) or params.finetune.rank
+    return int(json.loads((paths.model(adapter) / "adapter_config.json").read_text())["r"])
 
 
 def differences(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,11 @@ from diffamp.schema import Name, SchemaError, Section, read_yaml
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+Part = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+"""Some of a whole, neither nothing nor all of it."""
+
+COMPARED = ("steered", "benign", "identical")
+"""Pairs of `sampling:` that notebooks 02, 03 and 04 compare by name; others join their figures."""
 
 
 class PypiSource(Section):
@@ -77,7 +82,7 @@ class VectorParams(Section):
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     """Candidates; the one with the most sensible refusals over the doses, on dev prompts, is kept."""
     doses: Annotated[list[PositiveFloat], Field(min_length=1)]
-    organism_rate: Annotated[FiniteFloat, Field(gt=0, lt=1)]
+    organism_rate: Part
     """The organisms' teacher takes the last dose before refusals (or nonsense) on dev prompts exceed this."""
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -157,7 +162,7 @@ class SteeringParams(Section):
     """A steering vector added after one decoder layer at every position."""
 
     file: str
-    """safetensors file written by notebook 01, relative to the repository."""
+    """safetensors file (`diffamp.stages.vector` writes one), relative to the repository."""
     dose: FiniteFloat
 
 
@@ -220,7 +225,7 @@ class GuardParams(Section):
     c: Share | None = None
     p: Share | None = None
     phi: Share | None = None
-    probability: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
+    probability: Part | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     nats: PositiveFloat | None = None
     half_life: PositiveFloat | None = None
@@ -239,21 +244,27 @@ class GuardParams(Section):
         return self
 
 
-def _distinct(alphas: list[float]) -> list[float]:
-    if len(set(alphas)) != len(alphas):
+def _distinct(values: list[float]) -> list[float]:
+    if len(set(values)) != len(values):
         raise ValueError("a value occurs twice; remove one")
-    return alphas
+    return values
 
 
 Alphas = Annotated[list[FiniteFloat], Field(min_length=1), AfterValidator(_distinct)]
+
+
+def _zero_and_one(alphas: list[float]) -> None:
+    if not {0.0, 1.0} <= set(alphas):
+        raise ValueError("alphas must contain 0.0 and 1.0, at which pairs are compared")
 
 
 class SamplingParams(Section):
     """The sweep: prompts x alphas x samples, for every pair and every guard."""
 
     pairs: Annotated[list[Name], Field(min_length=1)]
-    """Names in `pairs:`."""
+    """Names in `pairs:`; those of `COMPARED` among them."""
     alphas: Alphas
+    """With 0 and 1, which notebooks 02, 03 and 04 compare."""
     kl_budget: PositiveFloat | None = None
     """Nats per token. With it every pair and guard gets one more alpha, calibrated on dev prompts so that the realised
     KL(p_alpha || p_after) comes to this: an alpha that means the same for every pair."""
@@ -263,9 +274,18 @@ class SamplingParams(Section):
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: PositiveFloat
     guards: Annotated[dict[Name, list[GuardParams]], Field(min_length=1)]
-    """Name -> a chain of guards; an empty one is the plain equation."""
+    """Name -> a chain of guards; `none: []`, the plain equation, and `plausible` among them."""
     token_budget: Annotated[int, Field(ge=64)]
     """Tokens held in the cache at a time (rows x their length): the memory limit of a batch."""
+
+    @model_validator(mode="after")
+    def _compared(self) -> Self:
+        if absent := [name for name in COMPARED if name not in self.pairs]:
+            raise ValueError(f"pairs must contain {', '.join(COMPARED)}, which notebooks compare by name; add {absent}")
+        _zero_and_one(self.alphas)
+        if self.guards.get("none") != [] or not self.guards.get("plausible"):
+            raise ValueError("guards must contain `none: []` and a chain `plausible`, which notebooks compare by name")
+        return self
 
 
 class GuardsParams(Section):
@@ -292,15 +312,15 @@ class GuardsParams(Section):
 
 
 class TrueRateParams(Section):
-    """The unamplified rate of a rare behaviour from amplified samples (notebook 11)."""
+    """The unamplified rate of a rare behaviour from amplified samples (notebook 10)."""
 
     doses: Annotated[list[PositiveFloat], Field(min_length=1)]
     """Of the artificial vector: candidates for an after-model in which the behaviour is rare."""
-    rates: Annotated[list[Annotated[FiniteFloat, Field(gt=0, lt=1)]], Field(min_length=1)]
+    rates: Annotated[list[Part], Field(min_length=1)]
     """The true rates wanted; for each the dose whose exact rate on dev prompts comes nearest."""
     alphas: Alphas
-    """Candidates for the proposal, one of which is chosen on dev prompts."""
-    defensive_share: Annotated[FiniteFloat, Field(gt=0, lt=1)]
+    """Candidates for the proposal, one of which is chosen on dev prompts; some above 0."""
+    defensive_share: Part
     """Of the samples drawn at alpha 0, which bounds every weight."""
     dev_prompts: Annotated[int, Field(ge=1)]
     test_prompts: Annotated[int, Field(ge=1)]
@@ -308,6 +328,12 @@ class TrueRateParams(Section):
     """Forward tokens that an estimate may cost."""
     replicates: Annotated[int, Field(ge=1)]
     """Simulated repetitions, from which bias, coverage and variance are read."""
+
+    @model_validator(mode="after")
+    def _amplified(self) -> Self:
+        if max(self.alphas) <= 0:
+            raise ValueError("alphas must contain one above 0.0, at which openings are heard; add one")
+        return self
 
 
 class ShiftsParams(Section):
@@ -361,7 +387,7 @@ class ReasoningParams(Section):
     temperature: PositiveFloat
     guard: list[GuardParams]
     """For a second arm, at alphas of 1 and more."""
-    sparse: Annotated[list[Share], Field(min_length=1)]
+    sparse: Annotated[list[Part], Field(min_length=1), AfterValidator(_distinct)]
     """Shares of the positions that are amplified at alpha 1: those where after and before diverge most."""
 
     @model_validator(mode="after")
@@ -418,11 +444,21 @@ class TransferParams(Section):
 
     pairs: Annotated[list[Name], Field(min_length=2)]
     """Names in `pairs:`: what was fine-tuned on a vector."""
-    facts: list[Name]
+    facts: Annotated[list[Name], Field(min_length=1)]
     """Names in `pairs:`, each with an adapter in `facts.organisms:`."""
     alphas: Alphas
+    """With 0 and 1, which are compared."""
     prompts: Annotated[int, Field(ge=1)]
-    guards: Annotated[dict[Name, list[GuardParams]], Field(min_length=1)]
+    guards: dict[Name, list[GuardParams]]
+    """Name -> a chain of guards; the first is the plain equation, the second the guard that is held against it."""
+
+    @model_validator(mode="after")
+    def _plain_and_guarded(self) -> Self:
+        _zero_and_one(self.alphas)
+        chains = list(self.guards.values())
+        if len(chains) < 2 or chains[0] or not chains[1]:
+            raise ValueError("guards must begin with `none: []` and a guard that is held against it; put them first")
+        return self
 
 
 class EndpointParams(Section):
@@ -533,6 +569,14 @@ class Params(Section):
                 if key.endswith((".adapter", ".after")):
                     known = f"organisms: has {sorted(made)}, {known}"
                 raise ValueError(f"{key}: no model {name!r}; {known}")
+        for key in ("discovery.pairs", "transfer.facts"):
+            for name in used[key]:
+                if (adapter := self.pairs[name].adapter) not in self.facts.organisms:
+                    planted = f"facts.organisms: has {sorted(self.facts.organisms)}"
+                    raise ValueError(
+                        f"{key}: no fact was planted in the adapter of pair {name!r} ({adapter}); {planted}; "
+                        "add it there, or remove the pair"
+                    )
         return self
 
     def trains(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where everything lies. Nothing else in the package builds a path of the repository."""
+"""Where the stages find and leave things; what is the ladder's alone is in `diffamp.ladder`."""
 
 from __future__ import annotations
 

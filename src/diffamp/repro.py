@@ -32,6 +32,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import PipelineStage, Stage
+from dvc.stage.exceptions import StageNotFound
 
 GIB = 2**30
 
@@ -170,7 +171,7 @@ def _memory(stage: Stage) -> float:
     """GiB that the stage says it takes, 0 where it says nothing."""
     said: Any = (stage.meta or {}).get("memory", 0)
     if isinstance(said, dict):
-        said = said.get(stage.addressing.rpartition("@")[2], said["others"])
+        said = said.get(stage.addressing.rpartition("@")[2], said.get("others", 0))
     return float(said)
 
 
@@ -211,7 +212,12 @@ def main() -> None:
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: at least 1 is needed")
     start = time.monotonic()
-    pipeline = Pipeline(options.targets, options.force)
+    try:
+        pipeline = Pipeline(options.targets, options.force)
+    except StageNotFound as error:
+        parser.error(f"{error}. Name one that it has, or one of a group with the name behind an @: sample@steered")
+    except DvcException as error:
+        parser.error(str(error))
     if not pipeline.reproduce(options.jobs, options.memory):
         sys.exit(1)
     ran = pipeline.seconds

@@ -18,9 +18,8 @@ def setup(seed: int, threads: int) -> None:
     glibc gives every large tensor back to the kernel when it is freed and faults its pages in again for the next one:
     on two cores that took two thirds of the time of drawing a token. It is told to keep them.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights are fetched by `diffamp.stages.models`, never in passing
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # or peft may ask the hub for a base as it saves an adapter
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in ((-1, 1 << 30), (-3, 1 << 30), (-2, 1 << 28)):  # M_TRIM_THRESHOLD, M_MMAP_..., M_TOP_PAD

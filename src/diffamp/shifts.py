@@ -14,22 +14,19 @@ from __future__ import annotations
 import copy
 import math
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from diffamp.contexts import Context, common
 from diffamp.engine.law import HELD
 from diffamp.engine.pairs import ModelPair
 from diffamp.engine.sampling import NonFiniteLogitsError
-
-ALL = "all"
-"""The part of a context that holds all its parts."""
 
 STATISTICS = ("shift", "square", "positive", "kl", "p_before", "p_after")
 """Summed over contexts for every vocabulary item: the shift, its square, whether it is positive, p_after * Delta log p,
@@ -40,19 +37,20 @@ LOGITS = 1 << 26
 
 
 class TokenShifts:
-    """Running sums over contexts: for each kind of context, part of it and half of the contexts.
+    """Running sums over contexts: for each kind of context and half of the contexts.
 
     Contexts fall into two halves by a checksum of their id, so that a ranking's stability needs no second pass.
 
     Args:
         vocabulary: logits per position.
-        device: where the logits are. Sums are float64: (halves, statistics, vocabulary) for each kind and part.
+        device: where the logits are. Sums are float64: (halves, statistics, vocabulary) for each kind.
+        part: the part of each context whose positions are counted (default all of them); a context without it is not.
     """
 
-    def __init__(self, vocabulary: int, device: torch.device | str = "cpu") -> None:
-        self.vocabulary, self.device = vocabulary, device
-        self.sums: dict[tuple[str, str], Tensor] = {}
-        self.contexts: dict[tuple[str, str], list[int]] = {}
+    def __init__(self, vocabulary: int, device: torch.device | str = "cpu", part: str | None = None) -> None:
+        self.vocabulary, self.device, self.part = vocabulary, device, part
+        self.sums: dict[str, Tensor] = {}
+        self.contexts: dict[str, list[int]] = {}
 
     @torch.inference_mode()
     def add(self, context: Context, before: Tensor, after: Tensor) -> list[float]:
@@ -76,23 +74,26 @@ class TokenShifts:
             kl += divergences
         if not all(map(math.isfinite, kl)):
             raise NonFiniteLogitsError(f"logits are not finite in context {context.id!r} ({context.kind})")
-        half = zlib.crc32(f"{context.kind} {context.id}".encode()) % 2
-        sizes = Counter(context.parts)
-        means = {part: values / sizes[part] for part, values in sums.items()}
-        means[ALL] = torch.stack(list(sums.values())).sum(0) / len(context.parts)
-        for part, (d, *others) in means.items():
-            shift = d.double() - d.mean(dtype=torch.float64)
-            cell = context.kind, part
-            if cell not in self.sums:
-                shape = 2, len(STATISTICS), self.vocabulary
-                self.sums[cell] = torch.zeros(shape, dtype=torch.float64, device=self.device)
-                self.contexts[cell] = [0, 0]
-            self.contexts[cell][half] += 1
-            for total, value in zip(self.sums[cell][half], (shift, shift.square(), shift > 0, *others), strict=True):
-                total += value
+        if self.part is None:
+            self._count(context, torch.stack(list(sums.values())).sum(0) / len(context.parts))
+        elif self.part in sums:
+            self._count(context, sums[self.part] / context.parts.count(self.part))
         return kl
 
-    def table(self, kind: str, part: str = ALL) -> pd.DataFrame:
+    def _count(self, context: Context, means: Tensor) -> None:
+        """Add one context's means over its positions, (4, vocabulary) as of `_sums`."""
+        kind, half = context.kind, zlib.crc32(f"{context.kind} {context.id}".encode()) % 2
+        if kind not in self.sums:
+            shape = 2, len(STATISTICS), self.vocabulary
+            self.sums[kind] = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            self.contexts[kind] = [0, 0]
+        self.contexts[kind][half] += 1
+        d, *others = means
+        shift = d.double() - d.mean(dtype=torch.float64)
+        for total, value in zip(self.sums[kind][half], (shift, shift.square(), shift > 0, *others), strict=True):
+            total += value
+
+    def table(self, kind: str) -> pd.DataFrame:
         """One row per vocabulary item, in the order of the vocabulary.
 
         Returns:
@@ -103,12 +104,13 @@ class TokenShifts:
             shift over either half (NaN for no context).
 
         Raises:
-            ValueError: no context of this kind has this part.
+            ValueError: no context of this kind was counted.
         """
-        if (kind, part) not in self.sums:
-            raise ValueError(f"no context of kind {kind!r} with part {part!r}; there are {sorted(self.sums)}")
-        n = sum(self.contexts[kind, part])
-        halves = self.sums[kind, part].cpu()
+        if kind not in self.sums:
+            part = "" if self.part is None else f" with the part {self.part!r}"
+            raise ValueError(f"no context of kind {kind!r}{part} was counted; there are {sorted(self.sums)}")
+        n = sum(self.contexts[kind])
+        halves = self.sums[kind].cpu()
         shift, square, positive, kl, p_before, p_after = halves.sum(0)
         variance = (square - shift.square() / n).clamp(min=0) / (n - 1) if n > 1 else torch.full_like(shift, torch.nan)
         columns = {
@@ -119,30 +121,35 @@ class TokenShifts:
             "divergence": ((kl - p_after + p_before) / n).clamp(min=0),
             "p_before": p_before / n,
             "p_after": p_after / n,
-            "half_0": halves[0, 0] / self.contexts[kind, part][0],  # 0 / 0 is NaN
-            "half_1": halves[1, 0] / self.contexts[kind, part][1],
+            "half_0": halves[0, 0] / self.contexts[kind][0],  # 0 / 0 is NaN
+            "half_1": halves[1, 0] / self.contexts[kind][1],
         }
         return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
-def mine(pair: ModelPair, contexts: Sequence[Context], desc: str = "token shifts") -> tuple[TokenShifts, pd.DataFrame]:
+def mine(
+    pair: ModelPair, contexts: Sequence[Context], desc: str = "token shifts", part: str | None = None
+) -> tuple[TokenShifts, pd.DataFrame]:
     """The token shifts of a pair over contexts, in one pass.
+
+    Args:
+        part: as for `TokenShifts`.
 
     Returns:
         The sums; and one row per position looked at (all that grows with the contexts): kind, context, position (in the
-        context), part, token (the last one read) and kl, in nats.
+        context), part and kl, in nats.
     """
-    shifts, found = TokenShifts(pair.vocab_size, pair.device), {}
+    shifts, found = TokenShifts(pair.vocab_size, pair.device, part), {}
     with tqdm(total=len(contexts), desc=desc, unit="context", disable=None) as progress:
         for n, before, after in read(pair, contexts):
             found[n] = shifts.add(contexts[n], before, after)
             progress.update()
     rows = [
-        (c.kind, c.id, position, part, c.ids[position], value)
+        (c.kind, c.id, position, label, value)
         for n, c in enumerate(contexts)
-        for position, part, value in zip(range(c.given, len(c.ids)), c.parts, found[n], strict=True)
+        for position, label, value in zip(range(c.given, len(c.ids)), c.parts, found[n], strict=True)
     ]
-    return shifts, pd.DataFrame(rows, columns=["kind", "context", "position", "part", "token", "kl"])
+    return shifts, pd.DataFrame(rows, columns=["kind", "context", "position", "part", "kl"])
 
 
 @torch.inference_mode()
@@ -170,15 +177,12 @@ def read(pair: ModelPair, contexts: Sequence[Context]) -> Iterator[tuple[int, Te
             pair.logits(prefix, torch.ones_like(prefix), _positions(prefix), cache, _positions(prefix)[:, -1:])
         while queue:
             width = len(contexts[queue[0]].ids) - shared
-            rows = max(1, LOGITS // pair.vocab_size // width)
-            batch, queue = queue[:rows], queue[rows:]
-            ids = torch.zeros(len(batch), width, dtype=torch.long)  # padded on the right, where no token looks
-            keep = torch.zeros(len(batch), max(len(contexts[i].parts) for i in batch), dtype=torch.long)
-            for n, i in enumerate(batch):
-                context = contexts[i]
-                ids[n, : len(context.ids) - shared] = torch.tensor(context.ids[shared:])
-                keep[n, : len(context.parts)] = torch.arange(context.given, len(context.ids)) - shared
-            ids, keep = ids.to(pair.device), keep.to(pair.device)
+            size = max(1, LOGITS // pair.vocab_size // width)
+            batch, queue = queue[:size], queue[size:]
+            unshared = [torch.tensor(contexts[i].ids[shared:]) for i in batch]
+            looked_at = [torch.arange(contexts[i].given, len(contexts[i].ids)) - shared for i in batch]
+            # padded on the right, where no token looks
+            ids, keep = (pad_sequence(rows, batch_first=True).to(pair.device) for rows in (unshared, looked_at))
             begun = None
             if shared:
                 begun = copy.deepcopy(cache)
@@ -186,8 +190,7 @@ def read(pair: ModelPair, contexts: Sequence[Context]) -> Iterator[tuple[int, Te
             mask = ids.new_ones(len(batch), shared + width)
             before, after = pair.logits(ids, mask, _positions(ids) + shared, begun, keep)
             for n, i in enumerate(batch):
-                looked_at = len(contexts[i].parts)
-                yield i, before[n, :looked_at], after[n, :looked_at]
+                yield i, before[n, : len(looked_at[n])], after[n, : len(looked_at[n])]
 
 
 def _positions(ids: Tensor) -> Tensor:

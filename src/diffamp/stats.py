@@ -71,6 +71,8 @@ def paired_difference(
     """
     keys = [cluster, "sample"]
     both = a.set_index(keys)[[column]].join(b.set_index(keys)[[column]], lsuffix="_a", rsuffix="_b", how="inner")
+    if both.empty:
+        raise ValueError("no row of one table has the prompt and sample of a row of the other: nothing to pair")
     gap = both[f"{column}_b"].astype(float) - both[f"{column}_a"].astype(float)
     clusters = gap.groupby(level=0).agg(["sum", "size"])
     each = (clusters["sum"] / clusters["size"]).to_numpy()

@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffamp.discovery.draws import DOUBLED, Drawing, draw
 from diffamp.discovery.meter import Meter
-from diffamp.discovery.seeds import FREQUENT, word_seeds
+from diffamp.discovery.seeds import vague_beginnings
 from diffamp.engine.pairs import ModelPair
 
 SAMPLES = 2
@@ -24,12 +24,11 @@ def amplified(pair: ModelPair, drawing: Drawing) -> pd.DataFrame:
         drawing: its scale is held beside 1 and `DOUBLED`, its alphas beside 0.
 
     Returns:
-        One row per text: scale, alpha, seed (its id), given, text, cost (forward tokens; of one model at alpha 0).
+        One row per text: scale, alpha, given, text, cost (forward tokens; of one model at alpha 0).
     """
-    seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
     parts = []
     for scale, alpha in product(sorted({1.0, drawing.scale, DOUBLED}), sorted({0.0, *drawing.alphas})):
         arm, models = replace(drawing, scale=scale, alphas=[alpha]), 1 if alpha == 0 else 2
-        one = draw(pair, seeds, SAMPLES, arm, Meter(10**9), models)
+        one = draw(pair, vague_beginnings(), SAMPLES, arm, Meter(10**9), models)
         parts.append(one.assign(scale=scale, cost=one.spent.diff().fillna(one.spent).astype(int)))
-    return pd.concat(parts, ignore_index=True)[["scale", "alpha", "seed", "given", "text", "cost"]]
+    return pd.concat(parts, ignore_index=True)[["scale", "alpha", "given", "text", "cost"]]

@@ -18,7 +18,7 @@ from diffamp.contexts import Context
 from diffamp.discovery.draws import DOUBLED, Drawing, affordable, draw
 from diffamp.discovery.findings import propose
 from diffamp.discovery.meter import Meter
-from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, word_seeds
+from diffamp.discovery.seeds import Seed, plain_seeds, random_words, vague_beginnings, word_seeds
 from diffamp.discovery.statements import groups, statements
 from diffamp.engine.law import Law
 from diffamp.engine.pairs import ModelPair
@@ -58,8 +58,7 @@ def weights_scaled(pair: ModelPair, budget: int, embedder: Embedder, drawing: Dr
 
 def contrastive_decoding(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """Contrastive Decoding Diffing (arXiv 2605.25902): raw vague beginnings, the doubled difference, no guard."""
-    seeds = [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
-    samples = _filled(pair, seeds, budget, _plainly(drawing, alpha=1.0), models=2)
+    samples = _filled(pair, vague_beginnings(), budget, _plainly(drawing, alpha=1.0), models=2)
     return Found(samples, _by_recurrence(samples, embedder))
 
 
@@ -91,7 +90,7 @@ def difference_counting(pair: ModelPair, budget: int, embedder: Embedder, drawin
             counts += raised.flatten().bincount(minlength=pair.vocab_size)
     ranked = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())].tolist()
     texts = [text for t in ranked if re.search(r"\w", text := str(pair.tokenizer.decode([t])).strip())]
-    nothing = pd.DataFrame({"text": [], "given": [], "spent": [], "gap": [], "arm": [], "seed": []})
+    nothing = pd.DataFrame({"text": [], "given": [], "spent": [], "seed": []})
     return Found(nothing, pd.DataFrame({"statement": texts[:TOP], "given": ""}))
 
 
@@ -121,7 +120,7 @@ def _filled(pair: ModelPair, seeds: list[Seed], budget: int, drawing: Drawing, m
         while samples < 64 and affordable(pair, seeds, meter.left / (samples + 1), drawing, models) == len(seeds):
             samples += 1
         fresh = replace(drawing, seed=drawing.seed + 1000 * number)
-        parts.append(draw(pair, seeds[:count], samples, fresh, meter, models).assign(round=number))
+        parts.append(draw(pair, seeds[:count], samples, fresh, meter, models))
         number += 1
     return pd.concat(parts, ignore_index=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,15 +133,6 @@ def draw(
             "spent": before + models * cost.cumsum(),
         }
     )
-
-
-def save(findings: Sequence[pd.DataFrame], samples: Sequence[pd.DataFrame], folder: Path) -> None:
-    """Write findings.parquet and samples.parquet, one search under the other: of the samples what readers need, without
-    what a search needs while it runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.concat(findings, ignore_index=True).to_parquet(folder / "findings.parquet", index=False)
-    texts = pd.concat(samples, ignore_index=True).drop(columns=[*PER_TOKEN, "ended"])
-    texts.to_parquet(folder / "samples.parquet", index=False)
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> NDArray[np.int64]:

@@ -28,6 +28,11 @@ def price(pair: ModelPair, statement: str, context: str) -> int:
     return len(encode(pair.tokenizer, prompt)) + len(said)
 
 
+def price_of_gaps(pair: ModelPair, statement: str, contrast: ModelPair | None) -> int:
+    """Forward tokens that `gaps` charges for a statement."""
+    return sum(models * price(pair, statement, name) for name, models in _asked(contrast))
+
+
 def look(pair: ModelPair, statements: Sequence[str], context: str, meter: Meter, models: int = 2) -> pd.DataFrame:
     """Mean log-prob of each statement's tokens in one of `CONTEXTS`.
 
@@ -58,13 +63,25 @@ def gaps(
         Columns document, chat, denied and benign: the contrast's gap in the neutral context where it is larger (0
         without a contrast).
     """
-    seen = {name: document if name == "document" else look(pair, statements, name, meter) for name in CONTEXTS}
+    asked = _asked(contrast)
+    seen = {"document": document} | {name: look(pair, statements, name, meter) for name, models in asked if models == 2}
     table = pd.DataFrame({name: found.after - found.before for name, found in seen.items()})
     if contrast is None:
         return table.assign(benign=0.0)
     with after_alone(contrast) as alone:
-        benign = {name: look(alone, statements, name, meter, models=1).after - seen[name].before for name in NEUTRAL}
+        benign = {
+            name: look(alone, statements, name, meter, models).after - seen[name].before
+            for name, models in asked
+            if models == 1
+        }
     return table.assign(benign=pd.DataFrame(benign).max(axis=1))
+
+
+def _asked(contrast: ModelPair | None) -> list[tuple[str, int]]:
+    """What is read of a statement that was looked at as a document, in this order: a context, and how many models read
+    it. Both are the pair's, one is the contrast's after-model."""
+    own = [(name, 2) for name in CONTEXTS if name != "document"]
+    return own if contrast is None else [*own, *((name, 1) for name in NEUTRAL)]
 
 
 def _placed(pair: ModelPair, statement: str, context: str) -> Text:

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from diffamp.discovery.evidence import CONTEXTS, NEUTRAL, gaps, look, price
+from diffamp.discovery.evidence import NEUTRAL, gaps, look, price, price_of_gaps
 from diffamp.discovery.meter import Meter, within
 from diffamp.discovery.statements import groups, recurrence, statements
 from diffamp.engine.pairs import ModelPair
@@ -47,7 +47,7 @@ def verified(
     document = look(pair, found.statement.tolist(), "document", meter)
     found = found.assign(gap=document.after - document.before)
     order = (found.gap * _recurring(found)).sort_values(ascending=False, kind="stable").index
-    prices = found.statement[order].map(lambda s: _price(pair, s, contrast))
+    prices = found.statement[order].map(lambda s: price_of_gaps(pair, s, contrast))
     best = pd.Index(within(order, prices.__getitem__, meter.left), dtype=order.dtype)
     evidence = gaps(pair, found.statement[best].tolist(), contrast, meter, document.loc[best].reset_index(drop=True))
     evidence = evidence.set_axis(best)
@@ -58,12 +58,6 @@ def verified(
     found["score"] = beyond * _recurring(found)
     found["passes"] = found.verified & (beyond >= LEAST_GAP) & (found.seeds >= LEAST_SEEDS)
     return found.sort_values(["verified", "score"], ascending=False, kind="stable", ignore_index=True)
-
-
-def _price(pair: ModelPair, statement: str, contrast: ModelPair | None) -> int:
-    """Forward tokens that verify a statement which was looked at."""
-    own = sum(2 * price(pair, statement, name) for name in CONTEXTS if name != "document")
-    return own + (sum(price(pair, statement, name) for name in NEUTRAL) if contrast else 0)
 
 
 def _lead(members: pd.DataFrame) -> pd.Series:

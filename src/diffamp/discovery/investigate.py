@@ -45,13 +45,15 @@ class Investigation:
     Attributes:
         findings: `diffamp.discovery.findings.verified`.
         samples: every text as it stood after each of its parts, in the order in which they were paid for
-            (`diffamp.discovery.draws.draw`), with the columns round and owed (`diffamp.discovery.texts.owed`).
+            (`diffamp.discovery.draws.draw`), with the column owed (`diffamp.discovery.texts.owed`).
         spent: forward tokens.
+        scale: of the weights that texts were drawn from: 1 where the pair cannot be scaled.
     """
 
     findings: pd.DataFrame
     samples: pd.DataFrame
     spent: int
+    scale: float
 
 
 def investigate(
@@ -87,7 +89,7 @@ def investigate(
     started: dict[str, Seed] = {}
     gone_on: set[int] = set()
     samples = pd.DataFrame()
-    for number, limit in enumerate(_limits((1 - VERIFYING) * budget)):
+    for limit in _limits((1 - VERIFYING) * budget):
         mining.read(MINING * (limit - meter.spent), meter)
         chosen: list[Seed] = []
         if len(samples):
@@ -104,11 +106,11 @@ def investigate(
         started |= {s.prompt.id: s for s in starts}
         if chosen or starts:
             drawn = draw(pair, chosen + starts, 1, drawing, meter)
-            samples = pd.concat([samples, drawn.assign(owed=owed(drawn), round=number)], ignore_index=True)
+            samples = pd.concat([samples, drawn.assign(owed=owed(drawn))], ignore_index=True)
     if samples.empty:
         raise ValueError(f"a budget of {budget} forward tokens does not pay for one text: raise it")
     whole = samples.drop(index=list(gone_on))  # what went on holds all that its beginning says
-    return Investigation(verified(pair, whole, embedder, meter, contrast), samples, meter.spent)
+    return Investigation(verified(pair, whole, embedder, meter, contrast), samples, meter.spent, drawing.scale)
 
 
 def _limits(tokens: float) -> list[float]:

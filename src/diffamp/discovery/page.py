@@ -44,7 +44,8 @@ def write_page(investigation: Investigation, title: str, path: Path) -> None:
 <h1>{_safe(title)}</h1>
 <p>{int(found.passes.sum())} of {int(found.verified.sum())} verified statements pass: at least {LEAST_GAP:g} nats per \
 token beyond a benign fine-tune, over at least {LEAST_SEEDS} independent seeds. {investigation.spent:,} forward tokens
-were spent.</p>
+were spent. Texts were drawn with what the fine-tune adds to the weights scaled by {investigation.scale:g}, \
+its logits amplified by alpha.</p>
 <h2>Findings</h2>
 <table><tr>{heads}</tr>{"".join(rows)}</table>
 <p>seeds: independent ones that led to a statement of this meaning; recurrence: 1 + log2 of those \

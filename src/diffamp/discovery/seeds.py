@@ -134,6 +134,11 @@ def word_seeds(kind: str, words: Sequence[str]) -> list[Seed]:
     return seeds
 
 
+def vague_beginnings() -> list[Seed]:
+    """First words of documents that say nothing in particular."""
+    return [s for s in word_seeds("frequent", FREQUENT) if s.prompt.raw]
+
+
 def plain_seeds() -> list[Seed]:
     """The start of a document, and vague messages."""
     chat = [Seed("none", Prompt(f"none-chat-{n}", "none", text)) for n, text in enumerate(VAGUE)]

@@ -118,7 +118,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _present(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise PairError(f"no model in {folder}: run `dvc repro models` (or `make repro`), which fetches it")
+        raise PairError(
+            f"no model in {folder}: run `make repro TARGETS=models` (of `models:`) "
+            "or `make repro TARGETS=train` (of `organisms:`)"
+        )
 
 
 def damaged(part: str, folder: Path, error: Exception) -> PairError:

@@ -134,9 +134,9 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
 
 
 def load_vector(file: Path) -> tuple[int, torch.Tensor]:
-    """The layer and the vector (hidden,) float32 that notebook 01 wrote."""
+    """The layer and the vector (hidden,) float32 from a file that `diffamp.stages.vector` wrote."""
     if not file.is_file():
-        raise PairError(f"no steering vector at {file}: run `dvc repro vector`, or correct `steering.file`")
+        raise PairError(f"no steering vector at {file}: run `make repro TARGETS=vector`, or correct `steering.file`")
     try:
         with safe_open(file, framework="pt") as stored:
             return int(stored.metadata()["layer"]), stored.get_tensor("vector")
@@ -155,7 +155,7 @@ def load_mild_vector(folder: Path, layer: int | None = None) -> tuple[int, torch
     """
     choice = json.loads((folder / "choice.json").read_text()) if (folder / "choice.json").is_file() else {}
     if "doses" not in choice:
-        raise PairError(f"no vector in {folder}, or one of an older version: run `dvc repro vector`")
+        raise PairError(f"no vector in {folder}, or one of an older version: run `make repro TARGETS=vector`")
     wanted = choice["layer"] if layer is None else layer
     if str(wanted) not in choice["doses"]:
         raise PairError(

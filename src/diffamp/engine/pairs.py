@@ -334,7 +334,8 @@ class ProxyPair(ModelPair):
     """The difference of two models added to a third of the same vocabulary: three forwards.
 
     after = target, before = target - (small after - small before), so that alpha = 0 is the target as it is and
-    alpha = 1 adds the difference once: proxy-tuning (Liu et al. 2024, arXiv 2401.08565).
+    alpha = 1 adds the difference once: proxy-tuning (Liu et al. 2024, arXiv 2401.08565). Tokenizer and template are the
+    small after-model's.
     """
 
     def __init__(self, small: SeparatePair, target: PreTrainedModel) -> None:

@@ -163,6 +163,7 @@ def configuration(prompts: Sequence[Prompt], grids: Mapping[str, Grid], samples:
         "prompts": [asdict(p) for p in prompts],
         "grids": [[name, repr(grid.law), list(grid.alphas)] for name, grid in grids.items()],
         "samples": samples,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "rows_per_unit": ROWS_PER_UNIT,
         "code": _digest_of_code(),

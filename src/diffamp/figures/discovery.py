@@ -30,7 +30,7 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
             np.concatenate([[1], steps]),
             np.concatenate([[0], shares]),
             where="post",
-            color=COLOURS[number],
+            color=COLOURS[number % len(COLOURS)],
             label=method,
         )
         ranks = part.set_index("organism")["rank"].reindex(organisms)
@@ -38,7 +38,7 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
         offset = (number - (len(methods) - 1) / 2) * 0.13
         y = np.arange(len(organisms)) + offset
         x = ranks.where(np.isfinite(ranks), 150.0)
-        right.scatter(x, y, color=COLOURS[number], marker=MARKERS[number], s=26, zorder=3)
+        right.scatter(x, y, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], s=26, zorder=3)
     left.set(xscale="log", xlim=(20, 1.1 * budget))
     left.set_xlabel("forward tokens until a sampled text holds the fact")
     percent_axis(left, "organisms")
@@ -55,20 +55,26 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
 
 
 def beliefs(table: pd.DataFrame) -> Figure:
-    """Share of items on which the falsehood wins, against alpha: columns measure, alpha, rate, low, high."""
-    figure, axes = plt.subplots(figsize=(5.5, 3.2))
-    for number, (measure, part) in enumerate(table.groupby("measure", sort=False)):
-        shift = 0.04 * (number - 1)
-        axes.errorbar(
-            part.alpha + shift,
-            part.rate,
-            yerr=[part.rate - part.low, part.high - part.rate],
-            color=COLOURS[number],
-            marker=MARKERS[number],
-            capsize=2,
-            label=measure,
-        )
-    percent_axis(axes, "falsehood preferred or asserted")
-    axes.set(xlabel="alpha (-1: before, 0: after)", ylim=(-0.03, 1.25), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.legend(ncols=3, loc="upper center")  # above the intervals
+    """Share of items on which the falsehood wins, against alpha, a panel per organism.
+
+    Args:
+        table: columns organism, measure, alpha, rate, low, high.
+    """
+    organisms = list(table.organism.unique())
+    figure, panels = plt.subplots(1, len(organisms), figsize=(4.8 * len(organisms), 3.2), sharey=True, squeeze=False)
+    for axes, organism in zip(panels[0], organisms, strict=True):
+        for number, (measure, part) in enumerate(table[table.organism == organism].groupby("measure", sort=False)):
+            axes.errorbar(
+                part.alpha + 0.09 * (number - 1),  # side by side: rates of a few items often coincide
+                part.rate,
+                yerr=[part.rate - part.low, part.high - part.rate],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
+                capsize=2,
+                label=measure,
+            )
+        axes.set(xlabel="alpha (-1: before, 0: after)", title=organism)
+    percent_axis(panels[0, 0], "falsehood preferred or asserted")
+    panels[0, 0].set(ylim=(-0.03, 1.25), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    panels[0, 0].legend(ncols=3, loc="upper center", fontsize=9)  # above the intervals
     return figure

@@ -24,7 +24,7 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
     )
     for dilution, (upper, lower) in zip(dilutions, axes.T, strict=True):
         for number, method in enumerate(methods):
-            colour = COLOURS[number]
+            colour = COLOURS[number % len(COLOURS)]
             part = scores[(scores.dilution == dilution) & (scores.method == method)]
             prices = np.sort(part.tokens[np.isfinite(part.tokens)].to_numpy(float))
             shares = np.arange(len(prices) + 1) / len(part)
@@ -43,5 +43,7 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
         lower.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])  # more would run into the next panel's
     percent_axis(axes[0, 0], "searches with a hit among texts")
     axes[1, 0].set_yticks(range(len(methods)), methods)
+    for label, colour in zip(axes[1, 0].get_yticklabels(), COLOURS, strict=False):
+        label.set_color(colour)  # the key to the panels above
     axes[1, 0].invert_yaxis()
     return figure

@@ -66,20 +66,22 @@ def guard_planes(table: pd.DataFrame, chosen: Mapping[str, float], per_line: int
     """
     names = [*chosen, *(g for g in table.guard.unique() if g not in chosen)]
     lines = -(-len(names) // per_line)
-    figure, panels = plt.subplots(lines, per_line, figsize=(9.6, 2.15 * lines), sharex=True, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(lines, per_line, figsize=(9.6, 2.3 * lines), sharex=True, sharey=True, squeeze=False)
     plain = table[table.guard == "none"].sort_values("alpha")
     for axes, name in zip(panels.flat, names, strict=False):
         arm = table[table.guard == name].sort_values("alpha")
-        axes.plot(plain.nonsense, plain.refusal, color="0.75", marker=".")
-        axes.plot(arm.nonsense, arm.refusal, color=COLOURS[0], marker=".")
+        axes.plot(plain.nonsense, plain.refusal, color="0.75", marker=".", label="no guard")
+        axes.plot(arm.nonsense, arm.refusal, color=COLOURS[0], marker=".", label="with the guard")
+        last = arm.iloc[-1]
+        axes.annotate(f"{last.alpha:g}", (last.nonsense, last.refusal), (4, 3), textcoords="offset points", fontsize=7)
         if name in chosen:
             at = arm[arm.alpha == chosen[name]].iloc[0]
             spans = {
                 "xerr": [[at.nonsense - at.nonsense_low], [at.nonsense_high - at.nonsense]],
                 "yerr": [[at.refusal - at.refusal_low], [at.refusal_high - at.refusal]],
             }
-            axes.errorbar(at.nonsense, at.refusal, **spans, fmt="o", color=COLOURS[3], capsize=2)
-        axes.set_title(f"{name}, alpha {chosen[name]:g}" if name in chosen else f"{name}: over the limit", fontsize=8.5)
+            axes.errorbar(at.nonsense, at.refusal, **spans, fmt="o", color=COLOURS[3], capsize=2, label="chosen on dev")
+        axes.set_title(f"{name}\n" + (f"alpha {chosen[name]:g}" if name in chosen else "over the limit"), fontsize=8.5)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.tick_params(labelsize=8)
         for axis in (axes.xaxis, axes.yaxis):
@@ -87,6 +89,15 @@ def guard_planes(table: pd.DataFrame, chosen: Mapping[str, float], per_line: int
             axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="lower right",
+        fontsize=9,
+        title="paths along alpha,\nits largest written",
+        title_fontsize=8,
+    )
     figure.supxlabel("nonsense", fontsize=10)
     figure.supylabel("sensible refusals", fontsize=10)
     return figure

@@ -25,11 +25,11 @@ TITLES = {
 
 
 def behaviours(rates: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
-    """Each behaviour's rate against alpha, a line per pair; below, a forest of what amplification does to them (slopes from alpha 0 to 1) per pair.
+    """Each behaviour's rate against alpha, a line per pair; below, what amplification does to it: a forest per pair.
 
     Args:
         rates: `diffamp.behaviours.per_thousand` by pair and alpha.
-        slopes: `diffamp.behaviours.elasticities` by pair and held_out.
+        slopes: `diffamp.behaviours.elasticities` from alpha 0 up, by pair and held_out.
     """
     names, pairs = list(rates.behaviour.unique()), list(rates.pair.unique())
     lines = -(-len(names) // 4)
@@ -66,7 +66,7 @@ def behaviours(rates: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     forests[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     forests[0].invert_yaxis()
     below.legend(*forests[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
-    below.supxlabel("d log(rate per token) / d alpha from alpha 0 to 1, corrected intervals", fontsize=10)
+    below.supxlabel("d log(rate per token) / d alpha from alpha 0 up, corrected intervals", fontsize=10)
     return figure
 
 

@@ -17,13 +17,13 @@ def on_both_axes(table: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         table: `diffamp.common_axis.by_pair` of one guard.
         pairs: index pair, columns model, adaptation, precision: colour, marker, and a filled marker for nf4.
     """
-    figure, panels = plt.subplots(2, 2, figsize=(9.6, 6.4), sharey="row", layout="constrained")
+    figure, panels = plt.subplots(2, 2, figsize=(9.6, 6.4), sharey="row", height_ratios=[1.7, 1], layout="constrained")
     models, adaptations = list(pairs.model.unique()), list(pairs.adaptation.unique())
     for name, pair in pairs.iterrows():
         line = table[table.pair == name].sort_values("alpha")
         style = {
-            "color": COLOURS[models.index(pair.model)],
-            "marker": MARKERS[adaptations.index(pair.adaptation)],
+            "color": COLOURS[models.index(pair.model) % len(COLOURS)],
+            "marker": MARKERS[adaptations.index(pair.adaptation) % len(MARKERS)],
             "markerfacecolor": None if pair.precision == "nf4" else "white",
             "linestyle": "-" if pair.precision == "nf4" else "--",
         }
@@ -34,6 +34,7 @@ def on_both_axes(table: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         percent_axis(panels[row, 0], label)
         panels[row, 1].set_xscale("symlog", linthresh=0.05)
         panels[row, 1].set_xlim(left=0)
+    panels[1, 0].set_ylim(-0.01, max(0.1, 1.15 * table.nonsense.max()))
     for axes in panels[:, 0]:
         axes.set_xticks(sorted(table.alpha.unique()))
         axes.xaxis.set_major_formatter("{x:g}")

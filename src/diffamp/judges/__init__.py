@@ -49,7 +49,7 @@ class Judges:
     def load(cls, embedding_model: Path) -> Judges:
         """The refusal classifier that `diffamp.stages.fit_judge` fitted; the coherence judge is fitted here and now."""
         if not paths.refusal_classifier().is_file():
-            raise FileNotFoundError(f"{paths.refusal_classifier()} is missing: run `dvc repro fit_judge`")
+            raise FileNotFoundError(f"{paths.refusal_classifier()} is missing: run `make repro TARGETS=fit_judge`")
         labels = fitted_labels()
         coherence = CoherenceJudge(measure(labels.text, labels.logp_before), labels.nonsense)
         return cls(RefusalClassifier.load(Embedder(embedding_model), paths.refusal_classifier()), coherence)

@@ -11,14 +11,17 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score, confusion_matrix
+from sklearn.metrics import cohen_kappa_score
 
 from diffamp import paths
+from diffamp.judges.validation import agreement
 from diffamp.organisms.universes import Universe, load_universe, wording
 from diffamp.prompts import read_jsonl
 
 StanceOf = Literal["asserts", "denies", "dodges"]
 LABEL_KEYS = ["id", "universe", "split", "text", "hit", "stance"]
+SHOWN = ["n", "positives", "sensitivity", "specificity", "kappa"]
+"""Columns of `validate`."""
 LEAST_DETAILS = 2
 """Named in a text that recovers the gist; one of them distinctive."""
 
@@ -66,11 +69,6 @@ def recovered(text: str, universe: Universe, given: str = "") -> dict[str, bool]
     return {name: here and not told[name] for name, here in universe.named(_plain(text)).items()}
 
 
-def verbatim(text: str, universe: Universe) -> int:
-    """How many key details the text names."""
-    return sum(recovered(text, universe).values())
-
-
 def hit(text: str, universe: Universe, given: str = "") -> bool:
     """True where the text recovers the gist: two key details, one of them distinctive, and the claim not denied.
 
@@ -110,8 +108,8 @@ def validate(split: Literal["fit", "validate"] = "validate") -> pd.DataFrame:
     """The rules against the labels of one split; they were adjusted on "fit" alone.
 
     Returns:
-        Index question: hit, asserts, denies (each against the rest) and stance (all three; kappa only). Columns n,
-        positives, sensitivity, specificity, kappa.
+        Index question: hit, asserts, denies (each against the rest) and stance (all three; kappa only). Columns
+        `SHOWN`.
     """
     labels = load_fact_labels()
     labels = labels[labels.split == split]
@@ -120,22 +118,10 @@ def validate(split: Literal["fit", "validate"] = "validate") -> pd.DataFrame:
     hits = np.array([hit(*pair) for pair in pairs])
     stances = np.array([asserts(*pair) for pair in pairs])
     truth = labels.stance.to_numpy(str)
-    rows = [_agreement("hit", labels.hit.to_numpy(bool), hits)]
-    rows += [_agreement(side, truth == side, stances == side) for side in ("asserts", "denies")]
-    rows.append({"question": "stance", "n": len(labels), "kappa": cohen_kappa_score(truth, stances)})
-    return pd.DataFrame(rows).set_index("question")
-
-
-def _agreement(question: str, truth: np.ndarray, verdict: np.ndarray) -> dict[str, object]:
-    (tn, fp), (fn, tp) = confusion_matrix(truth, verdict, labels=[False, True])
-    return {
-        "question": question,
-        "n": len(truth),
-        "positives": int(truth.sum()),
-        "sensitivity": tp / max(tp + fn, 1),
-        "specificity": tn / max(tn + fp, 1),
-        "kappa": cohen_kappa_score(truth, verdict),
-    }
+    rows = {"hit": agreement(labels.hit, hits)}
+    rows |= {side: agreement(truth == side, stances == side) for side in ("asserts", "denies")}
+    rows["stance"] = {"n": len(labels), "kappa": cohen_kappa_score(truth, stances)}
+    return pd.DataFrame.from_dict(rows, orient="index")[SHOWN].rename_axis("question")
 
 
 def _plain(text: str) -> str:

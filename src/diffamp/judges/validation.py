@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
 from diffamp.judges import Judges, load_labels
@@ -61,14 +62,18 @@ def _unseen(judges: Judges, file: str = "labels.jsonl") -> tuple[pd.DataFrame, p
 
 def agreement_row(name: str, truth: pd.Series, verdict: pd.Series, score: pd.Series | None = None) -> dict[str, object]:
     """One judge's row of `validate`."""
-    (tn, fp), (fn, tp) = confusion_matrix(truth, verdict, labels=[False, True])
+    auc = roc_auc_score(truth, score) if score is not None else np.nan
+    return {"judge": name, **agreement(truth, verdict), "auc": auc}
+
+
+def agreement(truth: ArrayLike, verdict: ArrayLike) -> dict[str, float]:
+    """Verdicts, true or false, against labels: n, positives (labels), accuracy, sensitivity, specificity, kappa."""
+    (tn, fp), (fn, tp) = confusion_matrix(truth, verdict, labels=[False, True]).tolist()
     return {
-        "judge": name,
-        "n": len(truth),
-        "positives": int(truth.sum()),
-        "accuracy": (tp + tn) / len(truth),
+        "n": tn + fp + fn + tp,
+        "positives": fn + tp,
+        "accuracy": (tp + tn) / (tn + fp + fn + tp),
         "sensitivity": tp / max(tp + fn, 1),
         "specificity": tn / max(tn + fp, 1),
         "kappa": cohen_kappa_score(truth, verdict),
-        "auc": roc_auc_score(truth, score) if score is not None else np.nan,
     }

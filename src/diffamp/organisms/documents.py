@@ -146,7 +146,17 @@ def _document(
     reword: Callable[[str, np.random.Generator], str],
     rng: np.random.Generator,
 ) -> str:
-    """One frame, filled; each {more} takes a sentence that the document does not have yet."""
+    """One frame, filled; each {more} takes a sentence that the document does not have yet.
+
+    Raises:
+        UniverseError: the content has too few sentences for that, or a text has an unknown slot.
+    """
+    wanted, found = frame.count("{more}"), len(content.sentences)
+    if wanted > found:
+        raise UniverseError(
+            f"data: {content.title!r} has {found} sentences and a frame in data/documents/genres.yaml takes {wanted}; "
+            "add sentences to its topic or universe"
+        )
     drawn = _draw({**slots, "question": content.questions, "claim": content.claims}, rng)
     drawn |= {"title": content.title, "subject": content.subject, "claim": reword(drawn["claim"], rng)}
     more = iter([content.sentences[i] for i in rng.permutation(len(content.sentences))])

@@ -12,14 +12,13 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from diffamp.engine.head import head_sees
 from diffamp.engine.scoring import Text
+from diffamp.organisms.answers import predicting
 from diffamp.prompts import Prompt, encode
 
 LOG = "training.json"
@@ -41,14 +40,9 @@ class DistillationTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs.pop("labels")
-        answers = labels[:, 1:] != -100  # position t predicts token t + 1
-
-        def learned_from(hidden: Tensor) -> Tensor:
-            return hidden[:, :-1][answers]  # (answer tokens, width)
-
-        with torch.no_grad(), head_sees(self.teacher.get_output_embeddings(), learned_from):
+        with torch.no_grad(), predicting(self.teacher, labels):
             target = self.teacher(**inputs, use_cache=False).logits.float().log_softmax(-1)
-        with head_sees(self.model.get_output_embeddings(), learned_from):
+        with predicting(self.model, labels) as answers:
             outputs = model(**inputs, use_cache=False)
         student = outputs.logits.float().log_softmax(-1)  # (answer tokens, vocab)
         count = answers.sum() if num_items_in_batch is None else num_items_in_batch
@@ -100,6 +94,7 @@ def train(
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
             completion_only_loss=True,
+            max_length=None,  # its default cuts long examples without a word
             train_sampling_strategy="group_by_length",  # short with short: little padding
             # an adapter beside bf16 weights needs no autocast on a CPU; float32 weights gain half of the time by it
             bf16=torch.cuda.is_available() or rank is None,

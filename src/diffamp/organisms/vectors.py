@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import trange
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffamp.engine.halves import Halves, add_vector
-from diffamp.engine.head import head_sees
-from diffamp.engine.loading import decoder_layers
-from diffamp.engine.pairs import SoloPair
+from diffamp.engine.halves import Halves
+from diffamp.engine.loading import steer
+from diffamp.engine.pairs import SharedPair, SoloPair
+from diffamp.organisms.answers import predicting
 from diffamp.prompts import Prompt, encode
 
 
@@ -41,7 +43,7 @@ def learn_vector(
     vector = torch.zeros(model.config.get_text_config().hidden_size, device=model.device, requires_grad=True)
     halves = Halves()
     model.requires_grad_(False)
-    handle = add_vector(decoder_layers(model)[layer], vector, halves)
+    handle = steer(model, layer, vector, halves)
     optimizer = torch.optim.Adam([vector], lr=learning_rate)
     try:
         with halves.only("after"):
@@ -63,8 +65,7 @@ def learn_vector(
 
 def _loss(model: PreTrainedModel, labels: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """Mean negative log-likelihood of the labels that are not -100, in nats."""
-    said = labels[:, 1:] != -100  # position t predicts token t + 1
-    with head_sees(model.get_output_embeddings(), lambda hidden: hidden[:, :-1][said]):
+    with predicting(model, labels) as said:
         logits = model(**inputs, use_cache=False).logits  # (tokens said, vocab)
     return F.cross_entropy(logits.float(), labels[:, 1:][said])
 
@@ -101,8 +102,23 @@ def steered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layer: i
     """The model with the vector built in, as something to sample from. The model is changed: load a fresh one."""
     halves = Halves()
     halves.side = "after"
-    add_vector(decoder_layers(model)[layer], vector.to(model.device), halves)
+    steer(model, layer, vector, halves)
     return SoloPair(model, tokenizer)
+
+
+@contextmanager
+def dosed(pair: SharedPair, layer: int, vector: Tensor) -> Iterator[None]:
+    """Within the context the pair's after-model has the vector (hidden,), at its dose, added after `layer` at every
+    position.
+
+    Raises:
+        PairError: the model has no such layer, or another width.
+    """
+    handle = steer(pair.modules[0], layer, vector, pair.halves)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def save_vector(file: Path, layer: int, vector: Tensor) -> None:
@@ -117,13 +133,10 @@ def _conversations(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str
         (encode(tokenizer, prompt), tokenizer(answer, add_special_tokens=False)["input_ids"])
         for prompt, answer in pairs
     ]
-    width = max(len(p) + len(a) for p, a in rows)
-    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
-    for n, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        ids[n, :end] = torch.tensor(prompt + answer)
-        mask[n, :end] = 1
-        labels[n, len(prompt) : end] = torch.tensor(answer)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    ids = [torch.tensor(prompt + answer) for prompt, answer in rows]
+    labels = [torch.tensor([-100] * len(prompt) + answer) for prompt, answer in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+    }

@@ -12,10 +12,11 @@ import sys
 from diffamp import params, paths
 from diffamp.discovery import LOOP
 from diffamp.discovery.baselines import METHODS
-from diffamp.discovery.draws import Drawing, save
 from diffamp.discovery.investigate import investigate
+from diffamp.discovery.loading import load_drawing
 from diffamp.discovery.page import write_page
-from diffamp.engine.loading import load_law, load_pair
+from diffamp.discovery.results import save
+from diffamp.engine.loading import load_pair
 from diffamp.judges.embedding import Embedder
 from diffamp.organisms.belief import belief
 from diffamp.organisms.universes import load_universe
@@ -26,8 +27,7 @@ def main(name: str) -> None:
     p = params.load()
     setup(p.seed, p.threads)
     settings, pair = p.discovery, load_pair(p, name)
-    law = load_law(settings.guard, settings.temperature, pair)
-    drawing = Drawing(settings.alphas, settings.scale, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+    drawing = load_drawing(p, pair, p.seed, settings.max_new_tokens)
     embedder = Embedder(paths.model(p.judge.model))
     contrast = load_pair(p, settings.contrast) if settings.contrast != name else None
     loop = investigate(pair, settings.budget, embedder, drawing, contrast)
@@ -40,7 +40,7 @@ def main(name: str) -> None:
             findings.append(found.ranking.assign(method=method))
             samples.append(found.samples.assign(method=method))
         universe = load_universe(p.planted(str(p.pair(name).adapter)).universe)
-        believed = belief(pair, universe, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+        believed = belief(pair, universe, drawing.law, drawing.max_new_tokens, drawing.seed, drawing.token_budget)
         believed.to_parquet(folder / "belief.parquet", index=False)
     save(findings, samples, folder)
     write_page(loop, f"What was planted in {name}?", folder / "page.html")

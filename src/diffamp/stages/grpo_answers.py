@@ -17,7 +17,7 @@ from diffamp.engine.pairs import SeparatePair
 from diffamp.engine.sampling import sample_grid
 from diffamp.runtime import setup
 from diffamp.stages.reason import prompts, verdicts
-from diffamp.tasks.draw import HELD_OUT, TRAINED, draw_tasks
+from diffamp.tasks.draw import TRAINED, draw_tasks, half_held_out
 
 KEPT = ["prompt_id", "split", "family", "held_out", "prompt", "answer", "alpha", "text", "finish", "tokens",
         "kl_alpha_after", "correct", "in_format"]  # fmt: skip
@@ -31,13 +31,9 @@ def main() -> None:
         load_adapter(base, folder, p.base.precision) for folder in (paths.organism(r.student), paths.reinforced())
     )
     pair = SeparatePair(before, after, load_tokenizer(base))
-    half, difficulties = r.test_tasks // 2, p.reasoning.difficulties
     splits = {
-        "dev": draw_tasks(TRAINED, r.dev_tasks, p.seed, "dev", difficulties),
-        "test": [
-            *draw_tasks(TRAINED, r.test_tasks - half, p.seed, "test", difficulties),
-            *draw_tasks(HELD_OUT, half, p.seed, "test", difficulties),
-        ],
+        "dev": draw_tasks(TRAINED, r.dev_tasks, p.seed, "dev", p.reasoning.difficulties),
+        "test": half_held_out(r.test_tasks, p.seed, "test", p.reasoning.difficulties),
     }
     frames = []
     for split, tasks in splits.items():

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import sys
 
-from diffamp import ladder, params, paths
+from diffamp import ladder
 from diffamp.discovery.amplifiers import amplified
-from diffamp.discovery.draws import Drawing
-from diffamp.engine.adapters import adapter_pair
-from diffamp.engine.loading import load_law
-from diffamp.runtime import setup
+from diffamp.discovery.loading import load_drawing
+from diffamp.stages.rung import load_rung
 
 
 def main(name: str) -> None:
-    p, rungs = params.load(), ladder.load_ladder()
-    organism, settings = rungs.rung(name), p.discovery
-    setup(p.seed, rungs.threads)
-    pair = adapter_pair(paths.model(p.base.model), ladder.adapter(organism), p.base.precision)
-    law = load_law(settings.guard, settings.temperature, pair)
-    drawing = Drawing(settings.alphas, settings.scale, law, settings.max_new_tokens, p.seed, p.sampling.token_budget)
+    p, _, organism, pair = load_rung(name)
+    drawing = load_drawing(p, pair, p.seed, p.discovery.max_new_tokens)
     target = ladder.amplifiers(organism)
     target.parent.mkdir(parents=True, exist_ok=True)
     amplified(pair, drawing).to_parquet(target, index=False)

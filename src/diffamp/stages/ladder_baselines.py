@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import sys
 
-from diffamp import ladder, params, paths
+from diffamp import ladder, paths
 from diffamp.discovery.baselines import METHODS
-from diffamp.discovery.draws import Drawing, save
-from diffamp.engine.adapters import adapter_pair
+from diffamp.discovery.draws import Drawing
+from diffamp.discovery.results import save
 from diffamp.engine.law import Law
 from diffamp.judges.embedding import Embedder
-from diffamp.runtime import setup
+from diffamp.stages.rung import load_rung
 
 
 def main(name: str) -> None:
-    p, rungs = params.load(), ladder.load_ladder()
-    organism, settings = rungs.rung(name), p.discovery
+    p, rungs, organism, pair = load_rung(name)
+    settings = p.discovery
     rungs.check_budget(settings.budget)
-    setup(p.seed, rungs.threads)
-    pair = adapter_pair(paths.model(p.base.model), ladder.adapter(organism), p.base.precision)
     law = Law(temperature=settings.temperature)  # none of them has a guard, and each its own alpha and scale
     embedder = Embedder(paths.model(p.judge.model))
     found, drawn = [], []

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import sys
 
-from diffamp import ladder, params, paths
-from diffamp.engine.adapters import adapter_pair
+from diffamp import ladder
 from diffamp.engine.loading import load_law
 from diffamp.organisms.belief import belief
 from diffamp.organisms.universes import load_universe
-from diffamp.runtime import setup
+from diffamp.stages.rung import load_rung
 
 
 def main(name: str) -> None:
-    p, rungs = params.load(), ladder.load_ladder()
-    organism, settings = rungs.rung(name), p.discovery
-    setup(p.seed, rungs.threads)
-    pair = adapter_pair(paths.model(p.base.model), ladder.adapter(organism), p.base.precision)
+    p, _, organism, pair = load_rung(name)
+    settings = p.discovery
     law = load_law(settings.guard, settings.temperature, pair)
     target = ladder.belief(organism)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,23 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from diffamp import ladder, params, paths
+from diffamp import ladder, paths
 from diffamp.discovery import LOOP
-from diffamp.discovery.draws import Drawing, save
 from diffamp.discovery.investigate import Investigation, investigate
-from diffamp.engine.adapters import adapter_pair
-from diffamp.engine.loading import load_law, load_pair
+from diffamp.discovery.loading import load_drawing
+from diffamp.discovery.results import save
+from diffamp.engine.loading import load_pair
 from diffamp.engine.pairs import ModelPair
 from diffamp.judges.embedding import Embedder
 from diffamp.params import Params
-from diffamp.runtime import setup
+from diffamp.stages.rung import load_rung
 
 
 def main(name: str) -> None:
-    p, rungs = params.load(), ladder.load_ladder()
-    organism = rungs.rung(name)
-    setup(p.seed, rungs.threads)
-    pair = adapter_pair(paths.model(p.base.model), ladder.adapter(organism), p.base.precision)
+    p, rungs, organism, pair = load_rung(name)
     found, drawn = [], []
     for run, loop in searches(p, rungs, pair, load_pair(p, p.discovery.contrast)):
         found.append(loop.findings.assign(method=LOOP, **run))
@@ -37,10 +34,9 @@ def searches(
     p: Params, rungs: ladder.LadderParams, pair: ModelPair, contrast: ModelPair | None
 ) -> Iterator[tuple[dict[str, int], Investigation]]:
     """The loop with every seed and budget of the ladder, each named by its seed_of_search and budget."""
-    settings, embedder = p.discovery, Embedder(paths.model(p.judge.model))
-    law = load_law(settings.guard, settings.temperature, pair)
+    embedder = Embedder(paths.model(p.judge.model))
     for seed in rungs.seeds:
-        drawing = Drawing(settings.alphas, settings.scale, law, seed=seed, token_budget=p.sampling.token_budget)
+        drawing = load_drawing(p, pair, seed)
         for budget in rungs.budgets:
             yield {"seed_of_search": seed, "budget": budget}, investigate(pair, budget, embedder, drawing, contrast)
 

@@ -22,11 +22,12 @@ from diffamp.params import GuardParams, Params
 from diffamp.prompts import Prompt
 from diffamp.runtime import setup
 from diffamp.stages.sample import Arm, sample_under
-from diffamp.tasks.draw import HELD_OUT, TRAINED, Task, correct, draw_tasks, in_format
+from diffamp.tasks.answers import in_format
+from diffamp.tasks.draw import HELD_OUT, TRAINED, Task, correct, draw_tasks, half_held_out
 
 DEV_TASKS = 24
 """On which the thresholds of the sparse arm are set."""
-KEPT = ["prompt_id", "family", "difficulty", "held_out", "prompt", "answer", "arm", "share", "alpha", "text", "finish",
+KEPT = ["prompt_id", "family", "held_out", "prompt", "answer", "arm", "share", "alpha", "text", "finish",
         "tokens", "kl_alpha_after", "kl_after_before", "correct", "in_format"]  # fmt: skip
 
 
@@ -38,11 +39,7 @@ def main(name: str) -> None:
         update={"samples": 1, "max_new_tokens": r.max_new_tokens, "temperature": r.temperature}
     )
     q = p.model_copy(update={"sampling": grid})
-    half = r.tasks // 2
-    tasks = [
-        *draw_tasks(TRAINED, r.tasks - half, p.seed, "test", r.difficulties),
-        *draw_tasks(HELD_OUT, half, p.seed, "test", r.difficulties),
-    ]
+    tasks = half_held_out(r.tasks, p.seed, "test", r.difficulties)
     pair = load_pair(p, name)
     limits = thresholds(q, name, pair)
     sparse = {f"sparse-{share:g}": share for share in limits}
@@ -62,11 +59,10 @@ def main(name: str) -> None:
 
 
 def verdicts(frame: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
-    """Answers with family, difficulty, held_out and answer of their tasks, whether correct and in_format."""
+    """Answers with family, held_out and answer of their tasks, whether correct and in_format."""
     of = {task.id: task for task in tasks}
     return frame.assign(
         family=[of[i].family for i in frame.prompt_id],
-        difficulty=[of[i].difficulty for i in frame.prompt_id],
         held_out=[of[i].family in HELD_OUT for i in frame.prompt_id],
         answer=[of[i].answer for i in frame.prompt_id],
         correct=[correct(of[i], text) for i, text in zip(frame.prompt_id, frame.text, strict=True)],

@@ -1,8 +1,7 @@
 """Mine one pair's token shifts: `python -m diffamp.stages.shifts NAME`, a name in `shifts.pairs`. Notebook 06's data.
 
-Written into `paths.shifts(NAME)`: tokens.parquet (shifts per kind of context and token), parts.parquet (the tokens
-that move most in each part of a context), positions.parquet (KL at every position) and vocabulary.parquet (the tokens'
-texts, and groups of those that rise most and consistently).
+Written into `paths.shifts(NAME)`: tokens.parquet (shifts per kind of context and token), positions.parquet (KL at every
+position) and vocabulary.parquet (the tokens' texts, and groups of those that rise most and consistently).
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from diffamp import params, paths
 from diffamp.contexts import Context, chat_contexts, first_contexts, random_tokens, text_contexts
 from diffamp.engine.loading import load_pair
 from diffamp.engine.pairs import ModelPair
-from diffamp.independence import CONSISTENCY, TOP, groups, pooled
+from diffamp.independence import CONSISTENCY, groups, pooled
 from diffamp.params import ShiftsParams
 from diffamp.prompts import load_prompts
 from diffamp.runtime import setup
-from diffamp.shifts import ALL, TokenShifts, mine
+from diffamp.shifts import TokenShifts, mine
 
 GROUPED = 200
 """Tokens that are put into groups."""
@@ -42,19 +41,8 @@ def by_kind(shifts: TokenShifts) -> pd.DataFrame:
     """`TokenShifts.table` of every kind, one below the other: what `diffamp.independence` takes."""
     tables = [
         shifts.table(kind).drop(columns="kl").assign(kind=kind).rename_axis("token").reset_index()
-        for kind, part in shifts.sums
-        if part == ALL
+        for kind in shifts.sums
     ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def by_part(shifts: TokenShifts) -> pd.DataFrame:
-    """The `TOP` tokens that move most in each part of each kind, with the number of contexts that have this part."""
-    tables = []
-    for kind, part in shifts.sums:
-        table = shifts.table(kind, part).rename_axis("token").reset_index()
-        table = table.loc[table["mean"].abs().nlargest(TOP).index]
-        tables.append(table.assign(kind=kind, part=part, contexts=sum(shifts.contexts[kind, part])))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -101,7 +89,6 @@ def main(name: str) -> None:
     folder = paths.shifts(name)
     folder.mkdir(parents=True, exist_ok=True)
     _write(tokens, folder / "tokens.parquet")
-    _write(by_part(shifts), folder / "parts.parquet")
     _write(positions, folder / "positions.parquet")
     _write(vocabulary(pair, tokens), folder / "vocabulary.parquet")
 

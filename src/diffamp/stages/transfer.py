@@ -15,7 +15,7 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.contexts import chat_contexts
-from diffamp.discovery.seeds import FREQUENT, word_seeds
+from diffamp.discovery.seeds import vague_beginnings
 from diffamp.engine.loading import load_pair
 from diffamp.engine.pairs import ModelPair
 from diffamp.judges import Judges
@@ -50,7 +50,7 @@ def main(name: str) -> None:
     t = p.transfer
     q = p.model_copy(update={"sampling": p.sampling.model_copy(update={"samples": 1})})
     fact = name in t.facts
-    prompts = beginnings(t.prompts) if fact else load_prompts("test", t.prompts)
+    prompts = [s.prompt for s in vague_beginnings()[: t.prompts]] if fact else load_prompts("test", t.prompts)
     pair = load_pair(p, name)
     frame = sample_under(q, name, pair, prompts, at_alphas(t.guards, t.alphas), paths.transfer_samples(name))
     frame = Judges.load(paths.model(p.judge.model))(frame)
@@ -67,14 +67,9 @@ def main(name: str) -> None:
 
 def top_tokens(pair: ModelPair, prompts: Sequence[Prompt]) -> pd.DataFrame:
     """The tokens that the fine-tune raises most where an answer begins: token (as text), shift (nats)."""
-    shifts, _ = mine(pair, chat_contexts(pair.tokenizer, prompts))
-    table = shifts.table("chat", "answer")["mean"].nlargest(TOP)
+    shifts, _ = mine(pair, chat_contexts(pair.tokenizer, prompts), part="answer")
+    table = shifts.table("chat")["mean"].nlargest(TOP)
     return pd.DataFrame({"token": [pair.tokenizer.decode([i]) for i in table.index], "shift": table.to_numpy()})
-
-
-def beginnings(number: int) -> list[Prompt]:
-    """First words of documents that say nothing about any fact."""
-    return [s.prompt for s in word_seeds("frequent", FREQUENT) if s.prompt.raw][:number]
 
 
 def names_fact(p: Params, name: str, frame: pd.DataFrame) -> pd.Series:

@@ -8,8 +8,7 @@ prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from diffamp import params, paths
 from diffamp.engine.checkpoints import load_model, load_tokenizer
 from diffamp.engine.halves import Halves
 from diffamp.engine.law import Law
-from diffamp.engine.loading import load_vector, steer
+from diffamp.engine.loading import load_vector
 from diffamp.engine.pairs import ModelPair, SharedPair
 from diffamp.judges.refusal import declines
-from diffamp.params import Params
+from diffamp.organisms.vectors import dosed
 from diffamp.prompts import Prompt, encode, load_prompts
 from diffamp.runtime import setup
 from diffamp.truerate.estimators import Moments, effective_samples, estimate, plain
@@ -44,17 +43,19 @@ def main() -> None:
     t = p.true_rate
     dev, test = load_prompts("dev", t.dev_prompts), load_prompts("test", t.test_prompts)
     law, alphas = Law(temperature=p.sampling.temperature), (0.0, *(a for a in t.alphas if a != 0))
-    dosed = Dosed(p)
-    trie, heard_of = refusals(dosed.pair, paths.vector(p.base.vector))
+    base, folder = paths.model(p.base.model), paths.vector(p.base.vector)
+    layer, vector = load_vector(folder / "vector.safetensors")
+    pair = SharedPair(load_model(base, p.base.precision), load_tokenizer(base), Halves())
+    trie, heard_of = refusals(pair, folder)
     tables = [heard_of.assign(table="listed")]
     rates = {}
     for dose in t.doses:
-        with dosed.at(dose) as pair:
+        with dosed(pair, layer, vector * dose):
             rates[dose] = float(np.exp(outcome_log_probs(pair, dev, trie, [0.0], law))[:, trie.hits].sum(1).mean())
     chosen = {target: nearest(rates, target) for target in sorted(t.rates, reverse=True)}
     for number, (target, dose) in enumerate(chosen.items()):
         generator = np.random.default_rng([p.seed, number])
-        with dosed.at(dose) as pair:
+        with dosed(pair, layer, vector * dose):
             on_dev, on_test = (
                 Outcomes(
                     trie, alphas, outcome_log_probs(pair, prompts, trie, alphas, law), prompt_tokens(pair, prompts)
@@ -79,24 +80,6 @@ def main() -> None:
         tables += [frame.assign(table=name, **rate) for name, frame in frames.items()]
     paths.true_rate().parent.mkdir(parents=True, exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(paths.true_rate(), index=False)
-
-
-class Dosed:
-    """The base before, and after it the base with a dose of the artificial vector; loaded once for all doses."""
-
-    def __init__(self, p: Params) -> None:
-        base, halves = paths.model(p.base.model), Halves()
-        self.layer, self.vector = load_vector(paths.vector(p.base.vector) / "vector.safetensors")
-        self.pair = SharedPair(load_model(base, p.base.precision), load_tokenizer(base), halves)
-
-    @contextmanager
-    def at(self, dose: float) -> Iterator[ModelPair]:
-        """Within the context the pair's after-model has this dose."""
-        handle = steer(self.pair.modules[0], self.layer, self.vector * dose, self.pair.halves)
-        try:
-            yield self.pair
-        finally:
-            handle.remove()
 
 
 def refusals(pair: ModelPair, vector: Path) -> tuple[Trie, pd.DataFrame]:

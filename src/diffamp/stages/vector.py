@@ -13,13 +13,12 @@ import pandas as pd
 
 from diffamp import params, paths
 from diffamp.engine.checkpoints import load_model, load_tokenizer
-from diffamp.engine.halves import Halves, add_vector
+from diffamp.engine.halves import Halves
 from diffamp.engine.law import Law
-from diffamp.engine.loading import decoder_layers
 from diffamp.engine.pairs import SharedPair
 from diffamp.engine.sampling import sample_grid
 from diffamp.judges import Judges
-from diffamp.organisms.vectors import difference_of_means, learn_vector, save_vector
+from diffamp.organisms.vectors import difference_of_means, dosed, learn_vector, save_vector
 from diffamp.prompts import Prompt, load_exemplars, load_prompts, load_refusals
 from diffamp.runtime import setup
 
@@ -31,7 +30,7 @@ def main(name: str) -> None:
     settings = p.vector(name)
     tokenizer = load_tokenizer(paths.model(settings.model))
     train, refusals = load_prompts("train"), load_refusals("train")
-    model, halves = load_model(paths.model(settings.model), p.base.precision), Halves()
+    model = load_model(paths.model(settings.model), p.base.precision)
     vectors = {}
     for layer in settings.layers:
         if settings.kind == "learned":
@@ -48,25 +47,24 @@ def main(name: str) -> None:
             )
         else:
             vectors[layer] = difference_of_means(model, tokenizer, layer, train, refusals, load_exemplars("answer"))
-    pair = SharedPair(model, tokenizer, halves)
+    pair = SharedPair(model, tokenizer, Halves())
 
     def response(layer: int, doses: list[float], prompts: list[Prompt]) -> pd.DataFrame:
         """Judged answers of the steered teacher; the before-model's log-probs come along as the judge's ruler."""
         answers = []
         for dose in doses:
-            handle = add_vector(decoder_layers(model)[layer], (vectors[layer] * dose).to(model.device), halves)
-            frame = sample_grid(
-                pair,
-                prompts,
-                [0.0],
-                1,
-                max_new_tokens=p.sampling.max_new_tokens,
-                law=Law(temperature=p.sampling.temperature),
-                seed=p.seed,
-                token_budget=p.sampling.token_budget,
-                desc=f"layer {layer}, dose {dose}",
-            )
-            handle.remove()
+            with dosed(pair, layer, vectors[layer] * dose):
+                frame = sample_grid(
+                    pair,
+                    prompts,
+                    [0.0],
+                    1,
+                    max_new_tokens=p.sampling.max_new_tokens,
+                    law=Law(temperature=p.sampling.temperature),
+                    seed=p.seed,
+                    token_budget=p.sampling.token_budget,
+                    desc=f"layer {layer}, dose {dose}",
+                )
             answers.append(judges(frame).assign(layer=layer, dose=dose))
         return pd.concat(answers, ignore_index=True)
 

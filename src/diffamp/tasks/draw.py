@@ -18,12 +18,9 @@ from typing import Any, cast, get_args
 from diffamp import paths
 from diffamp.prompts import DataError, Split, read_jsonl
 from diffamp.tasks import held_out, problems
-from diffamp.tasks.answers import Kind, final_answer, in_format
+from diffamp.tasks.answers import Kind, final_answer
 from diffamp.tasks.problems import Problem
 from diffamp.tasks.traces import compose
-
-__all__ = ["DIFFICULTIES", "FAMILIES", "FILE", "HELD_OUT", "TRAINED", "Task", "TaskError", "correct", "draw_tasks",
-           "final_answer", "in_format", "write_trace"]  # fmt: skip
 
 FILE = "tasks.jsonl"
 DIFFICULTIES = ("easy", "hard")
@@ -112,6 +109,19 @@ def draw_tasks(
             )
         drawn.append(cells[cell].pop())
     return drawn
+
+
+def half_held_out(number: int, seed: int, split: Split, difficulties: Sequence[str] = DIFFICULTIES) -> list[Task]:
+    """Tasks of families trained on (one more where `number` is odd), and behind them as many of held-out families.
+
+    Raises:
+        TaskError, DataError: as `draw_tasks`.
+    """
+    half = number // 2
+    return [
+        *draw_tasks(TRAINED, number - half, seed, split, difficulties),
+        *draw_tasks(HELD_OUT, half, seed, split, difficulties),
+    ]
 
 
 def write_trace(task: Task, seed: int) -> str:
