@@ -75,11 +75,13 @@ def test_slopes_are_corrected_over_the_groups_of_a_table() -> None:
 def test_no_slope_without_events_or_from_one_end_alone() -> None:
     frame = simulated({"seldom": 0.0}, seed=0).assign(seldom=0, late=lambda t: (t.alpha == 0.5).astype(int))
     frame.loc[:3, "seldom"] = 1
+    frame["once"] = frame.late
+    frame.loc[frame.index[frame.alpha == 0.0][:1], "once"] = 1
     frame["often"] = 1
-    table = elasticities(frame, ["seldom", "late", "often"]).set_index("behaviour")
-    assert table.slope[["seldom", "late"]].isna().all()
-    assert not table.clear[["seldom", "late"]].any()
-    assert table.events.to_dict() == {"seldom": 4, "late": 28, "often": 84}
+    table = elasticities(frame, ["seldom", "late", "once", "often"]).set_index("behaviour")
+    assert table.slope[["seldom", "late", "once"]].isna().all()
+    assert not table.clear[["seldom", "late", "once"]].any()
+    assert table.events.to_dict() == {"seldom": 4, "late": 28, "once": 29, "often": 84}
     assert table.low["often"] < table.high["often"] < 1
 
 

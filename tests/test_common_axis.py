@@ -15,6 +15,7 @@ from diffamp.common_axis import (
     by_pair,
     described,
     differences,
+    fine_tunes,
     held_out_losses,
     load_answers,
     shared_tokens,
@@ -95,6 +96,15 @@ def test_a_fine_tune_in_two_precisions_is_left_out_in_both() -> None:
     alone = held_out_losses(table, ITSELF).set_index("fine_tune")
     assert list(both.index) == list(alone.index)
     np.testing.assert_allclose(both.loc["p0"], alone.loc["p0"])
+
+
+def test_pairs_of_one_fine_tune_differ_in_precision_alone() -> None:
+    same = fine_tunes(params.load(), ["steered", "steered-bf16", "benign", "steered-rank2"])
+    assert same.to_dict() == {
+        "steered": "steered", "steered-bf16": "steered", "benign": "benign", "steered-rank2": "steered-rank2"
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"transfer\.pairs"):
+        held_out_losses(by_pair(simulated("nats", n=20, pairs=2)), pd.Series({"p0": "p0", "p1": "p0"}))
 
 
 def test_what_a_guard_changes_is_paired_by_prompt() -> None:

@@ -625,7 +625,9 @@ def keys_read(module: str, function: str = "main", given: int | None = None) -> 
     if isinstance(code, ast.ClassDef) and given is not None:
         code = next((n for n in code.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         given += 1  # behind self
-    if not isinstance(code, ast.FunctionDef) or (given is None and "params.load()" not in ast.unparse(code)):
+    if not isinstance(code, ast.FunctionDef) or (
+        given is None and not any(load in ast.unparse(code) for load in ("params.load()", "load_rung("))
+    ):
         return set()
     p = "p" if given is None else code.args.args[given].arg
 
@@ -667,4 +669,5 @@ def test_a_stage_lists_the_parameters_that_it_reads(name: str) -> None:
     module = stage["cmd"].split("-m ")[1].split()[0]
     listed = {key for key in stage["params"] if isinstance(key, str)}
     read = keys_read(module) - BY_ARTEFACT.get(name, set())
+    assert read or name == "models"  # which reads its block without a name for it
     assert not {k for k in read if not any(f"{k}.".startswith(f"{one}.") or one.startswith(f"{k}.") for one in listed)}

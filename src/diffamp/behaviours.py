@@ -98,7 +98,7 @@ def elasticities(frame: pd.DataFrame, behaviours: Sequence[str], by: Sequence[st
     Returns:
         The columns of `by`, behaviour, events (answers that show it), slope, low, high (95 % over all of the table
         together, Bonferroni), p (Holm) and clear (the interval excludes 0). Slopes are NaN where there are fewer
-        than `LEAST` events, or all of them stand at the first or last alpha, where the likeliest slope is infinite.
+        than `LEAST` events, or fewer at all alphas but one together: what shows at one alpha alone has no slope.
     """
     groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
     rows = [
@@ -118,9 +118,8 @@ def elasticities(frame: pd.DataFrame, behaviours: Sequence[str], by: Sequence[st
 
 def _slope(group: pd.DataFrame, behaviour: str) -> tuple[float, float, float]:
     """Slope, standard error, degrees of freedom."""
-    shown = group[group[behaviour] > 0]
-    inside = shown.alpha.nunique() > 1 or not shown.alpha.isin([group.alpha.min(), group.alpha.max()]).all()
-    if len(shown) < LEAST or not inside:
+    at_each = group[group[behaviour] > 0].alpha.value_counts()
+    if at_each.iloc[1:].sum() < LEAST:
         return np.nan, np.nan, np.nan
     model = sm.GEE(
         group[behaviour],

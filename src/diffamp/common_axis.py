@@ -60,6 +60,12 @@ def rates_and_nats(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str
     return table.merge((sums.kl_sum / sums.length).rename("nats").reset_index(), on=by)
 
 
+def fine_tunes(params: Params, names: Sequence[str]) -> pd.Series:
+    """Which fine-tune each pair shows (index pair): the first of the pairs that differ from it in precision alone."""
+    said = {name: params.pair(name).model_dump(exclude={"precision"}) for name in names}
+    return pd.Series({name: next(other for other in names if said[other] == said[name]) for name in names}, dtype=str)
+
+
 def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
     """How well either axis predicts the rates of a fine-tune that the curve was not fitted on.
 
@@ -68,7 +74,10 @@ def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
 
     Args:
         table: `by_pair` of one guard.
-        fine_tunes: which fine-tune each pair shows (index pair): one in two precisions is left out in both.
+        fine_tunes: `fine_tunes`: one in two precisions is left out in both.
+
+    Raises:
+        ValueError: there is one fine-tune only, and so nothing to predict it from.
 
     Returns:
         One row per fine-tune: fine_tune, and the log loss of each axis (nats per answer, above the loss of its own
@@ -76,6 +85,8 @@ def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
     """
     table = table.assign(base=logit(_smooth(table[table.alpha == 0].set_index("pair")).reindex(table.pair).to_numpy()))
     table = table[table.alpha > 0].assign(fine_tune=lambda t: t.pair.map(fine_tunes))
+    if table.fine_tune.nunique() < 2:
+        raise ValueError("one fine-tune cannot be predicted from others: give transfer.pairs a second one")
     rows = []
     for fine_tune in table.fine_tune.unique():
         inside, outside = table[table.fine_tune != fine_tune], table[table.fine_tune == fine_tune]

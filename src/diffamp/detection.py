@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from diffamp import ladder
+from diffamp.discovery import DEVELOPED_ON
 from diffamp.discovery.recovery import recoveries, told
 from diffamp.judges.facts import hit
 from diffamp.ladder import Organism
@@ -12,8 +13,6 @@ from diffamp.organisms.universes import load_universe
 from diffamp.stats import rates
 
 SEARCH = ["method", "seed_of_search", "budget"]
-DEVELOPED_ON = ("ban", "number")
-"""Universes on which the loop was developed: the others are its test."""
 MINED = ("mean", "kl")
 """Kinds of seeds whose words were read off the fine-tune's shifts."""
 

@@ -2,3 +2,5 @@
 
 LOOP = "diffamp"
 """The loop's name among the methods."""
+DEVELOPED_ON = ("ban", "number")
+"""Universes on which it was developed: the others are its test."""

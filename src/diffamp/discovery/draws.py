@@ -51,9 +51,9 @@ class Drawing:
 
     Attributes:
         alphas: of the logits.
-        scale: of what the fine-tune adds to the weights, beforehand (`diffamp.engine.pairs.ModelPair.scaled`). The two
-            do not do the same: a text holds a planted fact more often under both than under either alone
-            (`diffamp.discovery.amplifiers`).
+        scale: of what the fine-tune adds to the weights, beforehand (`diffamp.engine.pairs.ModelPair.scaled`). At
+            these settings a text holds a planted fact more often under both than under either alone
+            (`diffamp.discovery.amplifiers` holds them beside each other, and beside a larger scale).
         max_new_tokens: of a text.
         seed: of the noise, and of random seed words.
         token_budget: tokens that a batch holds at the most (`diffamp.engine.sampling.sample_grid`).
