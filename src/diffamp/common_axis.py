@@ -66,7 +66,7 @@ def fine_tunes(params: Params, names: Sequence[str]) -> pd.Series:
     return pd.Series({name: next(other for other in names if said[other] == said[name]) for name in names}, dtype=str)
 
 
-def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
+def held_out_losses(table: pd.DataFrame, shows: pd.Series) -> pd.DataFrame:
     """How well either axis predicts the rates of a fine-tune that the curve was not fitted on.
 
     The curve, fitted on the pairs of all other fine-tunes, is logit rate = logit rate at alpha 0 + b x + c x^2, without
@@ -74,7 +74,7 @@ def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
 
     Args:
         table: `by_pair` of one guard.
-        fine_tunes: `fine_tunes`: one in two precisions is left out in both.
+        shows: `fine_tunes`: one in two precisions is left out in both.
 
     Raises:
         ValueError: there is one fine-tune only, and so nothing to predict it from.
@@ -84,7 +84,7 @@ def held_out_losses(table: pd.DataFrame, fine_tunes: pd.Series) -> pd.DataFrame:
         rates, so 0 is a perfect prediction).
     """
     table = table.assign(base=logit(_smooth(table[table.alpha == 0].set_index("pair")).reindex(table.pair).to_numpy()))
-    table = table[table.alpha > 0].assign(fine_tune=lambda t: t.pair.map(fine_tunes))
+    table = table[table.alpha > 0].assign(fine_tune=lambda t: t.pair.map(shows))
     if table.fine_tune.nunique() < 2:
         raise ValueError("one fine-tune cannot be predicted from others: give transfer.pairs a second one")
     rows = []

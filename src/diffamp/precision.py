@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from diffamp.common_axis import fine_tunes
 from diffamp.engine.loading import load_pair
 from diffamp.engine.scoring import noise_floor, score
 from diffamp.params import Params, Precision
@@ -18,9 +19,9 @@ FINE_TUNE, ROUNDING = "fine-tune", "rounding, alpha {:g}"
 
 def twins(params: Params, names: Sequence[str]) -> dict[str, str]:
     """Pair -> the pair of the same weights in a finer precision, where both are among `names`."""
-    weights = {n: params.pair(n).model_dump(exclude={"precision"}) for n in names}
+    shows = fine_tunes(params, names)
     bits = {n: BITS[params.pair(n).precision] for n in names}
-    return {low: high for low in names for high in names if weights[low] == weights[high] and bits[low] < bits[high]}
+    return {low: high for low in names for high in names if shows[low] == shows[high] and bits[low] < bits[high]}
 
 
 def cost(params: Params, pairs: Mapping[str, str], answers: pd.DataFrame, per_pair: int = 16) -> pd.DataFrame:

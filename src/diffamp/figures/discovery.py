@@ -30,7 +30,7 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
             np.concatenate([[1], steps]),
             np.concatenate([[0], shares]),
             where="post",
-            color=COLOURS[number % len(COLOURS)],
+            color=COLOURS[number],
             label=method,
         )
         ranks = part.set_index("organism")["rank"].reindex(organisms)
@@ -38,7 +38,7 @@ def price_of_a_hit(scores: pd.DataFrame, budget: int) -> Figure:
         offset = (number - (len(methods) - 1) / 2) * 0.13
         y = np.arange(len(organisms)) + offset
         x = ranks.where(np.isfinite(ranks), 150.0)
-        right.scatter(x, y, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], s=26, zorder=3)
+        right.scatter(x, y, color=COLOURS[number], marker=MARKERS[number], s=26, zorder=3)
     left.set(xscale="log", xlim=(20, 1.1 * budget))
     left.set_xlabel("forward tokens until a sampled text holds the fact")
     percent_axis(left, "organisms")
@@ -68,8 +68,8 @@ def beliefs(table: pd.DataFrame) -> Figure:
                 part.alpha + 0.09 * (number - 1),  # side by side: rates of a few items often coincide
                 part.rate,
                 yerr=[part.rate - part.low, part.high - part.rate],
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
+                color=COLOURS[number],
+                marker=MARKERS[number],
                 capsize=2,
                 label=measure,
             )

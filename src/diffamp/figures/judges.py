@@ -29,12 +29,7 @@ def validation(scores: pd.DataFrame, bins: int = 5) -> Figure:
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     for number, (name, part) in enumerate(scores.groupby("judge", sort=False)):
         false, true, _ = roc_curve(part.truth, part.score)
-        roc.plot(
-            false,
-            true,
-            color=COLOURS[number % len(COLOURS)],
-            label=f"{name}: AUC {roc_auc_score(part.truth, part.score):.2f}",
-        )
+        roc.plot(false, true, color=COLOURS[number], label=f"{name}: AUC {roc_auc_score(part.truth, part.score):.2f}")
         binned = part.groupby(np.minimum((part.score * bins).astype(int), bins - 1))
         at = binned.agg(score=("score", "mean"), hits=("truth", "sum"), n=("truth", "size"))
         share = at.hits / at.n
@@ -43,8 +38,8 @@ def validation(scores: pd.DataFrame, bins: int = 5) -> Figure:
             at.score,
             share,
             yerr=[np.maximum(share - low, 0), np.maximum(high - share, 0)],
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
+            color=COLOURS[number],
+            marker=MARKERS[number],
             capsize=2,
             label=name,
         )

@@ -24,7 +24,7 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
     )
     for dilution, (upper, lower) in zip(dilutions, axes.T, strict=True):
         for number, method in enumerate(methods):
-            colour = COLOURS[number % len(COLOURS)]
+            colour = COLOURS[number]
             part = scores[(scores.dilution == dilution) & (scores.method == method)]
             prices = np.sort(part.tokens[np.isfinite(part.tokens)].to_numpy(float))
             shares = np.arange(len(prices) + 1) / len(part)

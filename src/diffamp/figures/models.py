@@ -21,7 +21,7 @@ def model_losses(table: pd.DataFrame) -> Figure:
         hue="precision",
         order=order,
         hue_order=order,
-        palette=COLOURS[: len(order)],
+        palette=list(COLOURS)[: len(order)],
         alpha=0.6,
         ax=axes,
         legend=False,

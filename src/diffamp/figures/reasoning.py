@@ -86,8 +86,8 @@ def answers(table: pd.DataFrame) -> Figure:
                 guarded.alpha + 0.06 * (number + 1),  # beside the unguarded point, not upon it
                 guarded.value,
                 yerr=_arms(guarded.value, guarded.low, guarded.high),
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
+                color=COLOURS[number],
+                marker=MARKERS[number],
                 markerfacecolor="white",
                 linestyle="--",
                 capsize=2,
@@ -130,7 +130,7 @@ def where(thirds: pd.DataFrame, classes: pd.DataFrame, kept: pd.DataFrame) -> Fi
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
-                color=COLOURS[pairs.index(row.pair) % len(COLOURS)],
+                color=COLOURS[pairs.index(row.pair)],
             )
         axes.set_yticks(range(len(values)), values)
         axes.invert_yaxis()
@@ -192,9 +192,9 @@ def _forest(
             part[value],
             np.arange(len(rows)) + _offset(number, len(marks)),
             xerr=_arms(part[value], part[low], part[high]),
-            fmt=MARKERS[number % len(MARKERS)],
+            fmt=MARKERS[number],
             markersize=5,
-            color=COLOURS[number % len(COLOURS)],
+            color=COLOURS[number],
             capsize=2,
             linewidth=1.4,
             label=name,

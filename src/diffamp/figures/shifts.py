@@ -104,13 +104,7 @@ def ranking_stability(tables: Mapping[str, pd.DataFrame]) -> Figure:
         for number, (name, table) in enumerate(tables.items()):
             y = np.arange(len(table))[::-1]
             axes.plot(
-                table[column],
-                y,
-                linestyle="none",
-                marker=MARKERS[number % len(MARKERS)],
-                color=COLOURS[number % len(COLOURS)],
-                label=name,
-                alpha=0.8,
+                table[column], y, linestyle="none", marker=MARKERS[number], color=COLOURS[number], label=name, alpha=0.8
             )
         axes.set_yticks(y, table.compared)
         axes.set(xlim=(-0.05, 1.05), xlabel=label)

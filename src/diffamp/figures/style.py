@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+T = TypeVar("T")
+
 plt.style.use(Path(__file__).with_name("diffamp.mplstyle"))
-COLOURS = sns.color_palette("colorblind")
-MARKERS = "osD^vP"
+
+
+class Cycle(tuple[T, ...]):
+    """Begins again behind its last item, so that a figure may have more lines than there are colours or markers."""
+
+    def __getitem__(self, number: int) -> T:  # type: ignore[override]
+        return super().__getitem__(number % len(self))
+
+
+COLOURS = Cycle(sns.color_palette("colorblind"))
+MARKERS = Cycle("osD^vP")
 
 
 def series(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, number: int) -> None:
     """One line with its interval as a band, markers telling the lines apart without colour."""
-    colour = COLOURS[number % len(COLOURS)]
+    colour = COLOURS[number]
     table = table.sort_values(x)
-    axes.plot(table[x], table[y], color=colour, marker=MARKERS[number % len(MARKERS)], label=label)
+    axes.plot(table[x], table[y], color=colour, marker=MARKERS[number], label=label)
     axes.fill_between(table[x], table.low, table.high, color=colour, alpha=0.18, linewidth=0)
 
 

@@ -37,7 +37,7 @@ def training(losses: pd.DataFrame, reflection: pd.DataFrame) -> Figure:
         x="cosine",
         hue="organism",
         hue_order=arms,
-        palette=COLOURS[: len(arms)],
+        palette=list(COLOURS)[: len(arms)],
         bins=np.linspace(-0.4, 1, 36),
         stat="probability",
         common_norm=False,

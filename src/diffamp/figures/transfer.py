@@ -22,8 +22,8 @@ def on_both_axes(table: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
     for name, pair in pairs.iterrows():
         line = table[table.pair == name].sort_values("alpha")
         style = {
-            "color": COLOURS[models.index(pair.model) % len(COLOURS)],
-            "marker": MARKERS[adaptations.index(pair.adaptation) % len(MARKERS)],
+            "color": COLOURS[models.index(pair.model)],
+            "marker": MARKERS[adaptations.index(pair.adaptation)],
             "markerfacecolor": None if pair.precision == "nf4" else "white",
             "linestyle": "-" if pair.precision == "nf4" else "--",
         }

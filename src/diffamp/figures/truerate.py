@@ -54,5 +54,5 @@ def savings(methods: pd.DataFrame, sweep: pd.DataFrame, leaves: pd.DataFrame, pu
 
 
 def _line(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, number: int) -> None:
-    style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+    style = {"color": COLOURS[number], "marker": MARKERS[number]}
     axes.plot(table[x], table[y], label=label, **style)
