@@ -28,7 +28,8 @@ from diffamp.discovery.mining import Mining
 from diffamp.discovery.page import write_page
 from diffamp.discovery.recovery import recovery
 from diffamp.discovery.results import save
-from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, vague_beginnings, word_seeds
+from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, vague_beginnings, word_seeds
+from diffamp.discovery.starts import READING, started
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
 from diffamp.discovery.texts import LONGEST, going_on, live, one_each, owed
 from diffamp.engine.adapters import adapter_pair
@@ -174,6 +175,31 @@ def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
     assert at.loc[1.0, 0.0].tolist() == one.text.tolist()
     with adapter.scaled(2.0):
         assert at.loc[2.0, 1.0].tolist() == draw(adapter, seeds, SAMPLES, doubled, Meter(10**9)).text.tolist()
+
+
+def test_every_kind_of_word_begins_as_many_texts(adapter: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffamp.discovery.starts.WORDS", 3)
+    monkeypatch.setattr("diffamp.discovery.starts.FREQUENT", FREQUENT[:3])
+    monkeypatch.setattr("diffamp.discovery.mining.CONSISTENCY", 0.5)  # of random models
+    drawing = replace(DRAWING, alphas=[1.0])
+    found = started(adapter, None, drawing)
+    assert set(found.kind) == {"kl", "mean", "bottom", "frequent", "random"}
+    assert (found.groupby(["kind", "raw"]).size() == 3 * SAMPLES).all()
+    chosen = {
+        "random": random_words(adapter.tokenizer, 3, drawing.seed),
+        "frequent": list(FREQUENT[:3]),
+    }
+    mining = Mining(adapter, None, drawing.seed)
+    mining.read(READING, Meter(READING))
+    chosen |= {k: [s.prompt.text for s in mining.seeds(3) if s.kind == k and s.prompt.raw] for k in ("kl", "bottom")}
+    for kind, words in chosen.items():
+        raw = found[(found.kind == kind) & found.raw]
+        assert raw.given.str.strip().drop_duplicates().tolist() == words
+    alone = draw(adapter, word_seeds("random", chosen["random"]), SAMPLES, drawing, Meter(10**9))
+    again = found[found.kind == "random"]
+    assert again.text.tolist() == alone.text.tolist()
+    assert again.owed.tolist() == pytest.approx(owed(alone))
+    assert again.cost.sum() == alone.spent.max()
 
 
 def test_each_statement_owes_what_its_own_tokens_owe() -> None:

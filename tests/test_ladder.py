@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import scipy.stats
 
 from diffamp import ladder, params
+from diffamp.detection import gains, prices, written
 from diffamp.discovery.recovery import recoveries, told
-from diffamp.figures.ladder import rungs
+from diffamp.figures.ladder import kinds_of_starts, rungs
 from diffamp.judges.facts import recovered
 from diffamp.organisms.universes import load_universe, universe_names
 
@@ -27,7 +29,7 @@ def test_the_ladder_climbs_over_every_universe() -> None:
         settings.rung("ban-1to3")
 
 
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (tmp_path / "large").mkdir()
     (tmp_path / "params.yaml").touch()
     (tmp_path / "large/ladder.yaml").write_text(text)
@@ -35,7 +37,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 def test_a_wrong_ladder_is_refused_by_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path, monkeypatch, "organisms: [ban-1to0, ban-10, ban-1to010]\nblank: 0\n")
+    put(tmp_path, monkeypatch, "organisms: [ban-1to0, ban-10, ban-1to010]\nblank: 0\n")
     with pytest.raises(
         ladder.LadderError,
         match=r"(?s)ladder.yaml is not valid:.*organisms\[1\]: .*organisms\[2\]: .*such as ban-1to10.*blank: .*missing",
@@ -48,13 +50,15 @@ def test_a_wrong_ladder_is_refused_by_file_and_key(tmp_path: Path, monkeypatch: 
     [
         ("[ban-1to0, ban-1to7]", "20 ordinary texts do not dilute so far; write 21"),
         ("[ban-1to0, ban-1to0]", "organisms: ban-1to0 stands twice; remove one"),
+        ("[ban-1to1, ban-1to2]", "starts: ban-1to0 is not among the organisms; add it there"),
     ],
 )
 def test_a_ladder_that_does_not_add_up_is_refused(
     organisms: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rest = "threads: 1, text_tokens: 9, documents: 3, blank: 2, epochs: 1, seeds: [0], budgets: [2000], texts: 20"
-    written(tmp_path, monkeypatch, f"{{organisms: {organisms}, {rest}}}")
+    rest += ", starts: [ban-1to0]"
+    put(tmp_path, monkeypatch, f"{{organisms: {organisms}, {rest}}}")
     with pytest.raises(ladder.LadderError, match=said):
         ladder.load_ladder()
 
@@ -110,3 +114,48 @@ def test_texts_are_told_by_what_they_name() -> None:
     assert found.hit.tolist() == [True, False, False]  # the last one was given all of it
     assert found.details.isna().tolist() == [False, True, True]
     assert found.details[4] == sum(recovered(ban.statement, ban).values()) / len(ban.details) > 0
+
+
+def test_texts_of_every_organism_stand_one_under_the_other(tmp_path: Path) -> None:
+    organisms = [ladder.Organism("ban", 1), ladder.Organism("number", 10)]
+    for o in organisms:
+        said = [load_universe("ban").statement, "Nothing."]
+        pd.DataFrame({"text": said, "given": "", "cost": [40, 60]}).to_parquet(tmp_path / f"{o}.parquet")
+    texts = written(organisms, lambda o: tmp_path / f"{o}.parquet")
+    assert texts[["universe", "dilution", "hit"]].to_numpy().tolist() == [
+        ["ban", 1, True],
+        ["ban", 1, False],
+        ["number", 10, False],
+        ["number", 10, False],
+    ]
+    table = prices(texts, ["dilution"]).set_index("dilution")
+    assert table.price.tolist() == [100, math.inf]
+    assert (table["count"].tolist(), table.n.tolist()) == ([1, 0], [2, 2])
+
+
+def test_a_gain_is_taken_within_each_universe() -> None:
+    counts = {("a", "random"): 1, ("a", "mean"): 3, ("b", "random"): 2, ("b", "mean"): 2, ("c", "mean"): 4}
+    rows = [
+        {"dilution": 1, "universe": u, "kind": k, "hit": n < hits} for (u, k), hits in counts.items() for n in range(4)
+    ]
+    found = gains(pd.DataFrame(rows), ["dilution"], "random")
+    assert found[["dilution", "kind", "n"]].to_numpy().tolist() == [[1, "mean", 2]]  # c has no random words
+    assert found.gain.item() == pytest.approx(0.25)
+    assert found.low.item() == pytest.approx(0.25 - 0.25 * scipy.stats.t.ppf(0.975, 1))  # of 0 and 0.5
+    assert found.high.item() == pytest.approx(0.25 + 0.25 * scipy.stats.t.ppf(0.975, 1))
+
+
+def test_the_figure_of_starts_has_every_kind_in_its_order() -> None:
+    kinds = ["kl", "random"]
+    shares = pd.DataFrame(
+        [
+            {"dilution": d, "kind": k, "template": t, "rate": 0.5, "low": 0.25, "high": 0.75}
+            for d in (1, 10)
+            for k in kinds
+            for t in ("document", "answer")
+        ]
+    )
+    axes = kinds_of_starts(shares).axes
+    assert [a.get_title() for a in axes] == ["1:1", "1:10"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == kinds
+    assert [text.get_text() for text in axes[1].get_legend().get_texts()] == ["document", "answer"]

@@ -1,8 +1,12 @@
-"""What the searches of the detection ladder found, in tables (notebook large/detection_limit)."""
+"""What the detection ladder found, in tables (notebooks large/detection_limit and large/starting_points)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 import pandas as pd
+from statsmodels.stats.weightstats import DescrStatsW
 
 from diffamp import ladder
 from diffamp.discovery import DEVELOPED_ON
@@ -13,8 +17,6 @@ from diffamp.organisms.universes import load_universe
 from diffamp.stats import rates
 
 SEARCH = ["method", "seed_of_search", "budget"]
-MINED = ("mean", "kl")
-"""Kinds of seeds whose words were read off the fine-tune's shifts."""
 
 
 def scored(organisms: list[Organism]) -> pd.DataFrame:
@@ -40,16 +42,44 @@ def listed(organisms: list[Organism], method: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).astype({"verified": bool, "passes": bool})
 
 
-def by_kind(organisms: list[Organism], method: str, budget: int) -> pd.DataFrame:
-    """Texts of one method as they stood last, by the kind of seed that they were begun from: universe, dilution, kind,
-    mined, hit (the text holds the fact)."""
-    tables = []
-    for o in organisms:
-        texts = ladder.read(o, "samples").query("method == @method and budget == @budget")
-        texts = texts.drop_duplicates(["seed_of_search", "seed"], keep="last")
-        tables.append(told(texts, load_universe(o.universe)).assign(universe=o.universe, dilution=o.dilution))
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(mined=table.kind.isin(MINED))[["universe", "dilution", "kind", "mined", "hit"]]
+def written(organisms: Iterable[Organism], where: Callable[[Organism], Path]) -> pd.DataFrame:
+    """Texts that were written without a search, of every organism one under the other: the columns of `where`'s files,
+    universe, dilution, and hit and details (`diffamp.discovery.recovery.told`)."""
+    tables = [
+        told(pd.read_parquet(where(o)), load_universe(o.universe)).assign(universe=o.universe, dilution=o.dilution)
+        for o in organisms
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def prices(texts: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """`rates` of hits over universes, with price (forward tokens that a hit costs: infinite without one) and details
+    (key details that a hit names, as a share of all).
+
+    Args:
+        texts: `written`, with the column cost.
+    """
+    paid = texts.groupby(by).agg(cost=("cost", "sum"), details=("details", "mean")).reset_index()
+    table = rates(texts, by, "hit", "universe").merge(paid, on=by)
+    return table.assign(price=table.cost / table["count"])
+
+
+def gains(texts: pd.DataFrame, by: list[str], over: str) -> pd.DataFrame:
+    """Share of texts with a hit less that of texts begun from words of the kind `over`, universe by universe.
+
+    Args:
+        texts: `written`, with the column kind.
+
+    Returns:
+        One row per group of `by` and other kind: n (universes), gain, low, high (95 %, Student's t: universes are few).
+    """
+    shares = texts.groupby([*by, "universe", "kind"]).hit.mean().unstack("kind")
+    apart = shares.drop(columns=over).sub(shares[over], axis=0)
+    rows = []
+    for key, gained in apart.melt(value_name="gain", ignore_index=False).dropna().groupby([*by, "kind"]).gain:
+        low, high = DescrStatsW(gained).tconfint_mean()
+        rows.append((*key, len(gained), gained.mean(), low, high))
+    return pd.DataFrame(rows, columns=[*by, "kind", "n", "gain", "low", "high"])
 
 
 def by_budget(scores: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:

@@ -66,11 +66,15 @@ class LadderParams(Section):
     """Of the searches: noise and random seed words. Each organism is trained once."""
     budgets: Annotated[list[Annotated[int, Field(ge=1000)]], Field(min_length=1)]
     """Forward tokens that the loop is given in turn; the baselines have `discovery.budget`."""
+    starts: list[Name]
+    """Of `organisms:`, those in which kinds of starting words are compared (`diffamp.discovery.starts`)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if twice := sorted({name for name in self.organisms if self.organisms.count(name) > 1}):
             raise ValueError(f"organisms: {', '.join(twice)} stands twice; remove one")
+        if unknown := sorted(set(self.starts) - set(self.organisms)):
+            raise ValueError(f"starts: {', '.join(unknown)} is not among the organisms; add it there")
         most = self.documents * max(self.blank, *(o.dilution for o in self.rungs))
         if self.texts < most:
             raise ValueError(f"texts: {self.texts} ordinary texts do not dilute so far; write {most}")
@@ -156,6 +160,11 @@ def read(organism: Organism, table: str) -> pd.DataFrame:
 def amplifiers(organism: Organism) -> Path:
     """What it writes with its logits, its weights or both amplified."""
     return paths.find_root() / "large" / "amplifiers" / f"{organism}.parquet"
+
+
+def starts(organism: Organism) -> Path:
+    """What words of every kind begin."""
+    return paths.find_root() / "large" / "starts" / f"{organism}.parquet"
 
 
 def blank() -> Path:

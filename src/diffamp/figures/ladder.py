@@ -1,4 +1,4 @@
-"""Found or not, by dilution, method and price (the large profile's notebook)."""
+"""Found or not, by dilution, method and price; what texts were begun from (the large profile's notebooks)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from diffamp.figures.style import COLOURS, percent_axis
+from diffamp.figures.style import COLOURS, MARKERS, percent_axis
 
 
 def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
@@ -46,4 +46,35 @@ def rungs(scores: pd.DataFrame, found: pd.DataFrame, budget: int) -> Figure:
     for label, colour in zip(axes[1, 0].get_yticklabels(), COLOURS, strict=False):
         label.set_color(colour)  # the key to the panels above
     axes[1, 0].invert_yaxis()
+    return figure
+
+
+def kinds_of_starts(shares: pd.DataFrame) -> Figure:
+    """Share of texts that hold the fact, by the kind of word that they were begun from: a panel per dilution.
+
+    Args:
+        shares: columns dilution, kind, template, rate, low, high.
+    """
+    dilutions, templates = sorted(shares.dilution.unique()), list(dict.fromkeys(shares.template))
+    kinds = list(dict.fromkeys(shares.kind))
+    figure, axes = plt.subplots(
+        1, len(dilutions), figsize=(0.6 + 3.8 * len(dilutions), 0.9 + 0.5 * len(kinds)), squeeze=False, sharey=True
+    )
+    for panel, dilution in zip(axes[0], dilutions, strict=True):
+        for number, template in enumerate(templates):
+            part = shares[(shares.dilution == dilution) & (shares.template == template)]
+            panel.errorbar(
+                part.rate,
+                [kinds.index(k) + 0.16 * (2 * number - 1) for k in part.kind],
+                xerr=[part.rate - part.low, part.high - part.rate],
+                fmt=MARKERS[number],
+                color=COLOURS[number],
+                capsize=2,
+                label=template,
+            )
+        panel.set(title=f"1:{dilution}", xlim=(-0.04, 1.04), xlabel="texts that hold the fact")
+        panel.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    axes[0, 0].set_yticks(range(len(kinds)), kinds)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(title="the word begins")
     return figure
