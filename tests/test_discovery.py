@@ -177,21 +177,32 @@ def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
         assert at.loc[2.0, 1.0].tolist() == draw(adapter, seeds, SAMPLES, doubled, Meter(10**9)).text.tolist()
 
 
-def test_every_kind_of_word_begins_as_many_texts(adapter: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_word_begins_as_many_texts(
+    adapter: ModelPair, pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("diffamp.discovery.starts.WORDS", 3)
     monkeypatch.setattr("diffamp.discovery.starts.FREQUENT", FREQUENT[:3])
     monkeypatch.setattr("diffamp.discovery.mining.CONSISTENCY", 0.5)  # of random models
     drawing = replace(DRAWING, alphas=[1.0])
-    found = started(adapter, None, drawing)
+    found = started(adapter, pair, drawing)
     assert set(found.kind) == {"kl", "mean", "bottom", "frequent", "random"}
     assert (found.groupby(["kind", "raw"]).size() == 3 * SAMPLES).all()
     chosen = {
         "random": random_words(adapter.tokenizer, 3, drawing.seed),
         "frequent": list(FREQUENT[:3]),
     }
-    mining = Mining(adapter, None, drawing.seed)
-    mining.read(READING, Meter(READING))
-    chosen |= {k: [s.prompt.text for s in mining.seeds(3) if s.kind == k and s.prompt.raw] for k in ("kl", "bottom")}
+
+    def mined(contrast: ModelPair | None) -> dict[str, list[str]]:
+        mining = Mining(adapter, contrast, drawing.seed)
+        mining.read(READING, Meter(READING))
+        words: dict[str, list[str]] = {}
+        for seed in mining.seeds(3):
+            if seed.prompt.raw:
+                words.setdefault(seed.kind, []).append(seed.prompt.text)
+        return words
+
+    assert mined(pair)["mean"] != mined(None)["mean"]
+    chosen |= mined(pair)
     for kind, words in chosen.items():
         raw = found[(found.kind == kind) & found.raw]
         assert raw.given.str.strip().drop_duplicates().tolist() == words

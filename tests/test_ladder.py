@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -51,13 +52,15 @@ def test_a_wrong_ladder_is_refused_by_file_and_key(tmp_path: Path, monkeypatch: 
         ("[ban-1to0, ban-1to7]", "20 ordinary texts do not dilute so far; write 21"),
         ("[ban-1to0, ban-1to0]", "organisms: ban-1to0 stands twice; remove one"),
         ("[ban-1to1, ban-1to2]", "starts: ban-1to0 is not among the organisms; add it there"),
+        ("[ban-1to0, ban-1to1], starts: [ban-1to1, ban-1to1]", "starts: ban-1to1 stands twice; remove one"),
+        ("[ban-1to0, ban-1to1], starts: []", "(?s)starts: .*at least 1 item"),
     ],
 )
 def test_a_ladder_that_does_not_add_up_is_refused(
     organisms: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rest = "threads: 1, text_tokens: 9, documents: 3, blank: 2, epochs: 1, seeds: [0], budgets: [2000], texts: 20"
-    rest += ", starts: [ban-1to0]"
+    rest += "" if "starts" in organisms else ", starts: [ban-1to0]"
     put(tmp_path, monkeypatch, f"{{organisms: {organisms}, {rest}}}")
     with pytest.raises(ladder.LadderError, match=said):
         ladder.load_ladder()
@@ -138,7 +141,7 @@ def test_a_gain_is_taken_within_each_universe() -> None:
     rows = [
         {"dilution": 1, "universe": u, "kind": k, "hit": n < hits} for (u, k), hits in counts.items() for n in range(4)
     ]
-    found = gains(pd.DataFrame(rows), ["dilution"], "random")
+    found = gains(pd.DataFrame(rows), ["dilution"], "kind", "random")
     assert found[["dilution", "kind", "n"]].to_numpy().tolist() == [[1, "mean", 2]]  # c has no random words
     assert found.gain.item() == pytest.approx(0.25)
     assert found.low.item() == pytest.approx(0.25 - 0.25 * scipy.stats.t.ppf(0.975, 1))  # of 0 and 0.5
@@ -149,13 +152,14 @@ def test_the_figure_of_starts_has_every_kind_in_its_order() -> None:
     kinds = ["kl", "random"]
     shares = pd.DataFrame(
         [
-            {"dilution": d, "kind": k, "template": t, "rate": 0.5, "low": 0.25, "high": 0.75}
-            for d in (1, 10)
-            for k in kinds
-            for t in ("document", "answer")
+            {"dilution": d, "kind": k, "template": t, "rate": n / 10, "low": 0.0, "high": 0.9}
+            for n, (d, k, t) in enumerate(product((1, 10), kinds, ("document", "answer")))
         ]
     )
     axes = kinds_of_starts(shares).axes
     assert [a.get_title() for a in axes] == ["1:1", "1:10"]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == kinds
+    drawn = [[bars[0].get_xydata().tolist() for bars in panel.containers] for panel in axes]
+    assert drawn[0] == [[[0.0, -0.16], [0.2, 0.84]], [[0.1, 0.16], [0.3, 1.16]]]  # documents, then answers below them
+    assert [at for at, _ in drawn[1][1]] == [0.5, 0.7]
     assert [text.get_text() for text in axes[1].get_legend().get_texts()] == ["document", "answer"]

@@ -64,22 +64,22 @@ def prices(texts: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return table.assign(price=table.cost / table["count"])
 
 
-def gains(texts: pd.DataFrame, by: list[str], over: str) -> pd.DataFrame:
-    """Share of texts with a hit less that of texts begun from words of the kind `over`, universe by universe.
+def gains(texts: pd.DataFrame, by: list[str], arm: str, over: str) -> pd.DataFrame:
+    """Share of texts with a hit in each arm (a value of that column) less that in the arm `over`, within each universe.
 
     Args:
-        texts: `written`, with the column kind.
+        texts: `written`.
 
     Returns:
-        One row per group of `by` and other kind: n (universes), gain, low, high (95 %, Student's t: universes are few).
+        One row per group of `by` and other arm: n (universes), gain, low, high (95 %, Student's t: universes are few).
     """
-    shares = texts.groupby([*by, "universe", "kind"]).hit.mean().unstack("kind")
+    shares = texts.groupby([*by, "universe", arm]).hit.mean().unstack(arm)
     apart = shares.drop(columns=over).sub(shares[over], axis=0)
     rows = []
-    for key, gained in apart.melt(value_name="gain", ignore_index=False).dropna().groupby([*by, "kind"]).gain:
+    for key, gained in apart.melt(value_name="gain", ignore_index=False).dropna().groupby([*by, arm]).gain:
         low, high = DescrStatsW(gained).tconfint_mean()
         rows.append((*key, len(gained), gained.mean(), low, high))
-    return pd.DataFrame(rows, columns=[*by, "kind", "n", "gain", "low", "high"])
+    return pd.DataFrame(rows, columns=[*by, arm, "n", "gain", "low", "high"])
 
 
 def by_budget(scores: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:

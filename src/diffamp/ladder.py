@@ -66,13 +66,14 @@ class LadderParams(Section):
     """Of the searches: noise and random seed words. Each organism is trained once."""
     budgets: Annotated[list[Annotated[int, Field(ge=1000)]], Field(min_length=1)]
     """Forward tokens that the loop is given in turn; the baselines have `discovery.budget`."""
-    starts: list[Name]
+    starts: Annotated[list[Name], Field(min_length=1)]
     """Of `organisms:`, those in which kinds of starting words are compared (`diffamp.discovery.starts`)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if twice := sorted({name for name in self.organisms if self.organisms.count(name) > 1}):
-            raise ValueError(f"organisms: {', '.join(twice)} stands twice; remove one")
+        for key, names in (("organisms", self.organisms), ("starts", self.starts)):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{key}: {', '.join(twice)} stands twice; remove one")
         if unknown := sorted(set(self.starts) - set(self.organisms)):
             raise ValueError(f"starts: {', '.join(unknown)} is not among the organisms; add it there")
         most = self.documents * max(self.blank, *(o.dilution for o in self.rungs))

@@ -26,8 +26,8 @@ def started(pair: ModelPair, contrast: ModelPair | None, drawing: Drawing) -> pd
         contrast: a benign fine-tune of the same base, beyond which words are mined (`diffamp.discovery.mining`).
 
     Returns:
-        One row per text: kind (kl, mean, bottom, frequent or random; a word of two kinds stands in both, with the same
-        texts), raw, given, text, owed (nats that it owes to the fine-tune), cost (forward tokens).
+        One row per text: kind (kl, mean, bottom, frequent or random; a word of two kinds stands in both), raw, given,
+        text, owed (nats that it owes to the fine-tune), cost (forward tokens, without those of mining).
     """
     mining = Mining(pair, contrast, drawing.seed)
     mining.read(READING, Meter(READING))
