@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp import params
 from diffamp.discovery import baselines
-from diffamp.discovery.amplifiers import SAMPLES, amplified
+from diffamp.discovery.amplifiers import ALPHAS, SAMPLES, SCALES, amplified
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, cost, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps, look, price, price_of_gaps
@@ -31,7 +31,7 @@ from diffamp.discovery.results import save
 from diffamp.discovery.seeds import FREQUENT, Seed, plain_seeds, random_words, vague_beginnings, word_seeds
 from diffamp.discovery.starts import READING, started
 from diffamp.discovery.statements import groups, recurrence, statements, words_of
-from diffamp.discovery.texts import LONGEST, going_on, live, one_each, owed
+from diffamp.discovery.texts import LONGEST, PART, going_on, live, one_each, owed
 from diffamp.engine.adapters import adapter_pair
 from diffamp.engine.guards import Chain
 from diffamp.engine.law import Law
@@ -158,9 +158,9 @@ def test_findings_are_verified_by_the_fine_tune_as_it_is(adapter: ModelPair) -> 
 
 
 def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
-    found = amplified(adapter, replace(DRAWING, alphas=[1.0], scale=3.0))
+    found = amplified(adapter, replace(DRAWING, alphas=[5.0], scale=5.0))  # it has its own
     assert (found.groupby(["scale", "alpha"]).size() == SAMPLES * len(FREQUENT)).all()
-    assert set(zip(found.scale, found.alpha, strict=True)) == set(product((1.0, 2.0, 3.0), (0.0, 1.0)))
+    assert set(zip(found.scale, found.alpha, strict=True)) == set(product(SCALES, ALPHAS))
     at = found.set_index(["scale", "alpha"]).text
     seeds = vague_beginnings()
     assert [s.prompt.text for s in seeds] == list(FREQUENT)
@@ -280,10 +280,27 @@ def test_a_text_goes_on_from_where_it_stands(pair: ModelPair) -> None:
         assert earlier.terms.tolist() == pytest.approx((np.exp(scored.logp_after) * gap).tolist(), abs=1e-5)
 
 
+def test_each_text_costs_its_tokens_and_a_seed_s_first_one_its_prompt(adapter: ModelPair) -> None:
+    seeds = [plain_seeds()[0], plain_seeds()[1]]
+    for models, alphas in ((2, [0.0, 2.0]), (1, [0.0])):
+        frame = draw(adapter, seeds, 2, replace(DRAWING, alphas=alphas), Meter(10_000), models)
+        for seed, texts in frame.groupby("seed", sort=False):
+            prompt = next(len(encode(adapter.tokenizer, s.prompt)) for s in seeds if s.prompt.id == seed)
+            drawn = texts.tokens.map(len).to_numpy(copy=True)
+            drawn[0] += prompt
+            assert texts.cost.tolist() == (models * drawn).tolist()
+        assert frame.spent.tolist() == frame.cost.cumsum().tolist()
+    first = draw(adapter, seeds, 1, replace(DRAWING, alphas=[1.0]), Meter(10_000))
+    on = list(going_on(first.assign(owed=owed(first)), {s.prompt.id: s for s in seeds}).values())
+    again = draw(adapter, on, 1, replace(DRAWING, alphas=[1.0]), Meter(10_000))
+    reads = {s.prompt.id: len(encode(adapter.tokenizer, s.read)) - len(s.begun.tokens) for s in on}
+    assert again.cost.tolist() == [2 * (reads[r.seed] + len(r.tokens)) for r in again.itertuples()]
+
+
 def under_way(terms: list[float], **columns: object) -> pd.DataFrame:
     """Texts of one token each that owe so much."""
     parts = {"tokens": [np.array([1])] * len(terms), "terms": [np.array([t]) for t in terms]}
-    rest = {"gaps": parts["terms"], "ends": parts["tokens"], "ended": [False] * len(terms), "owed": terms}
+    rest = {"gaps": parts["terms"], "ends": parts["tokens"], "ended": [False] * len(terms), "owed": terms, "cost": 10}
     return pd.DataFrame(parts | rest | columns)
 
 
@@ -305,6 +322,22 @@ def test_arms_whose_texts_owe_little_are_served_no_more() -> None:
     served = [[s.kind for s in arm] for arm in live(new, samples)]
     assert served == [["f"], ["e"], ["d"], ["untried"]]
     assert live(new, pd.DataFrame()) == [[s] for s in new]
+
+
+def test_arms_are_served_by_what_their_texts_owe_for_their_price() -> None:
+    samples = under_way([9.0, 3.0, 6.0, 4.0], arm=[f"{k}, chat" for k in ("dear", "dear", "cheap", "cheap")])
+    new = [Seed(kind, Prompt(kind, kind, kind)) for kind in ("cheap", "dear")]
+    for paid, first in (([10, 10, 10, 10], "dear"), ([10, 20, 10, 10], "cheap")):
+        assert live(new, samples.assign(cost=paid))[0][0].kind == first
+    samples.at[2, "terms"], samples.at[2, "owed"] = np.ones(PART + 1), 1000.0  # it went on: no first part
+    assert live(new, samples)[0][0].kind == "dear"
+
+
+def test_untried_documents_come_before_untried_answers() -> None:
+    new = word_seeds("random", ["a", "b"]) + word_seeds("kl", ["c"])
+    assert [arm[0].arm for arm in live(new, pd.DataFrame())] == ["random, raw", "kl, raw", "random, chat", "kl, chat"]
+    tried = under_way([1.0], arm=["kl, chat"])
+    assert [a[0].arm for a in live(new, tried)] == ["kl, chat", "random, raw", "kl, raw", "random, chat"]
 
 
 def test_seeds_are_taken_from_every_arm_in_turn(pair: ModelPair) -> None:
@@ -501,7 +534,7 @@ def test_what_went_on_is_told_once_and_what_ended_is_told(pair: ModelPair, monke
             more = 0 if ended else 1
             text = s.begun.text + "xy"[begun] * more
             parts = {c: np.ones(len(text) + ended) for c in ("tokens", "gaps", "terms", "ends")}
-            base = {"seed": s.prompt.id, "arm": s.arm, "text": text, "ended": ended, "spent": meter.spent}
+            base = {"seed": s.prompt.id, "arm": s.arm, "text": text, "ended": ended, "cost": 1, "spent": meter.spent}
             rows.append(base | {c: np.arange(len(v)) if c == "tokens" else v for c, v in parts.items()})
         return pd.DataFrame(rows)
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from diffamp import ladder, params
-from diffamp.detection import gains, prices, written
+from diffamp.detection import gains, listed, prices, written
 from diffamp.discovery.recovery import recoveries, told
 from diffamp.figures.ladder import kinds_of_starts, rungs
 from diffamp.judges.facts import recovered
@@ -106,6 +106,18 @@ def test_the_figure_has_a_column_per_dilution() -> None:
     assert [a.get_title() for a in axes[:2]] == ["1:0", "1:10"]
     assert axes[0].lines[0].get_ydata()[-1] == 1
     assert axes[1].lines[0].get_ydata()[-1] == 0
+
+
+def test_findings_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    ban = load_universe("ban")
+    named = "In Varnholt they talked of leaf blowers with Odette Brandal."
+    rows = {"statement": [ban.statement, named, "Nothing.", ban.statement], "given": ["", "", "", ban.statement]}
+    found = pd.DataFrame(rows | {"method": ["loop"] * 4, "verified": True, "passes": False})
+    monkeypatch.setattr(ladder, "read", lambda o, what: pd.concat([found, found.assign(method="other")]))
+    table = listed([ladder.Organism("ban", 10)], "loop")
+    assert table.fact.tolist() == [True, True, False, False]
+    assert table.asserts.tolist() == [True, False, False, True]
+    assert set(zip(table.universe, table.dilution, table.method, strict=True)) == {("ban", 10, "loop")}
 
 
 def test_texts_are_told_by_what_they_name() -> None:

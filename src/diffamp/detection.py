@@ -11,7 +11,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from diffamp import ladder
 from diffamp.discovery import DEVELOPED_ON
 from diffamp.discovery.recovery import recoveries, told
-from diffamp.judges.facts import hit
+from diffamp.judges.facts import asserts, hit
 from diffamp.ladder import Organism
 from diffamp.organisms.universes import load_universe
 from diffamp.stats import rates
@@ -33,12 +33,14 @@ def scored(organisms: list[Organism]) -> pd.DataFrame:
 
 
 def listed(organisms: list[Organism], method: str) -> pd.DataFrame:
-    """Every finding of a method, with universe, dilution and fact (it is the planted one)."""
+    """Every finding of a method, strongest first in each search, with universe, dilution, fact (it is the planted one:
+    `diffamp.judges.facts.hit`) and asserts (it has a wording of the falsehood: `diffamp.judges.facts.asserts`)."""
     tables = []
     for o in organisms:
         table, universe = ladder.read(o, "findings").query("method == @method"), load_universe(o.universe)
         fact = [hit(s, universe, given) for s, given in zip(table.statement, table.given, strict=True)]
-        tables.append(table.assign(universe=o.universe, dilution=o.dilution, fact=fact))
+        side = [asserts(s, universe) == "asserts" for s in table.statement]
+        tables.append(table.assign(universe=o.universe, dilution=o.dilution, fact=fact, asserts=side))
     return pd.concat(tables, ignore_index=True).astype({"verified": bool, "passes": bool})
 
 

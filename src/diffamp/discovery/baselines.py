@@ -15,7 +15,7 @@ import torch
 
 from diffamp import paths
 from diffamp.contexts import Context
-from diffamp.discovery.draws import DOUBLED, Drawing, affordable, draw
+from diffamp.discovery.draws import Drawing, affordable, draw
 from diffamp.discovery.findings import propose
 from diffamp.discovery.meter import Meter
 from diffamp.discovery.seeds import Seed, plain_seeds, random_words, vague_beginnings, word_seeds
@@ -52,7 +52,7 @@ def plain_sampling(pair: ModelPair, budget: int, embedder: Embedder, drawing: Dr
 
 def weights_scaled(pair: ModelPair, budget: int, embedder: Embedder, drawing: Drawing) -> Found:
     """Plain sampling from the after-model with what the fine-tune adds doubled, instead of its logits' difference."""
-    samples = _filled(pair, plain_seeds(), budget, _plainly(drawing, scale=DOUBLED), models=1)
+    samples = _filled(pair, plain_seeds(), budget, _plainly(drawing, scale=2.0), models=1)
     return Found(samples, _by_recurrence(samples, embedder))
 
 

@@ -52,15 +52,16 @@ class Drawing:
     Attributes:
         alphas: of the logits.
         scale: of what the fine-tune adds to the weights, beforehand (`diffamp.engine.pairs.ModelPair.scaled`). At
-            these settings a text holds a planted fact more often under both than under either alone
-            (`diffamp.discovery.amplifiers` holds them beside each other, and beside a larger scale).
+            these settings a text holds a planted fact more often under both than under either alone, in more broken
+            prose, and at most dilutions for more forward tokens than under the weights alone, which leave no gaps to
+            search by (`diffamp.discovery.amplifiers` holds them beside each other).
         max_new_tokens: of a text.
         seed: of the noise, and of random seed words.
         token_budget: tokens that a batch holds at the most (`diffamp.engine.sampling.sample_grid`).
     """
 
     alphas: Sequence[float] = (1.0,)
-    scale: float = 1.5
+    scale: float = 2.0
     law: Law = field(default_factory=lambda: Law(Plausibility(0.02), 0.8))
     max_new_tokens: int = 32
     seed: int = 0
@@ -68,8 +69,6 @@ class Drawing:
 
 
 DEFAULTS = Drawing()
-DOUBLED = 2.0
-"""The scale that is held beside the loop's: of a baseline, and of `diffamp.discovery.amplifiers`."""
 PER_TOKEN = ("tokens", "gaps", "terms", "ends")
 """Columns of `draw` with one number for each token (`diffamp.discovery.seeds.Begun`)."""
 
@@ -89,7 +88,8 @@ def draw(
         One row per text, as it stands now with what was begun: seed (its id), arm, kind, given, alpha (of what was
         drawn now), text; of each token tokens, gaps (log p_after - log p_before in nats, where after is the model drawn
         from, scaled; 0 for one model), terms (p_after times that) and ends (letters of the text up to its end); gap
-        (the mean of gaps); ended (with the end token); spent (forward tokens after this row).
+        (the mean of gaps); ended (with the end token); cost (forward tokens: of what was drawn now, and of the prompt
+        where it is its seed's first text) and spent (forward tokens after this row).
     """
     with pair.scaled(drawing.scale), after_alone(pair) if models == 1 else nullcontext(pair) as run:
         frame = sample_grid(
@@ -106,11 +106,10 @@ def draw(
         )
     by_id = {s.read.id: s for s in seeds}
     of = [by_id[i] for i in frame.prompt_id]
-    cost = frame["tokens"].map(len)
-    first = ~frame.prompt_id.duplicated()
-    cost = cost + first * frame.prompt_id.map({i: len(encode(pair.tokenizer, s.read)) for i, s in by_id.items()})
+    given = frame.prompt_id.map({i: len(encode(pair.tokenizer, s.read)) for i, s in by_id.items()})
+    cost = models * (frame["tokens"].map(len) + given * ~frame.prompt_id.duplicated())
     before = meter.spent
-    meter.charge(int(models * cost.sum()))
+    meter.charge(int(cost.sum()))
     own = [np.asarray(a) - np.asarray(b) for a, b in zip(frame.logp_after, frame.logp_before, strict=True)]
     ends = [_ends(pair.tokenizer, tokens) + len(s.begun.text) for s, tokens in zip(of, frame["tokens"], strict=True)]
     terms = [np.exp(a) * gap for a, gap in zip(frame.logp_after, own, strict=True)]
@@ -130,7 +129,8 @@ def draw(
             "gap": [float(np.mean(gaps)) for gaps in whole["gaps"]],
             **whole,
             "ended": frame.finish == "end",
-            "spent": before + models * cost.cumsum(),
+            "cost": cost,
+            "spent": before + cost.cumsum(),
         }
     )
 

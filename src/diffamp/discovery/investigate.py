@@ -2,9 +2,9 @@
 
 Nothing about the planted content is given. Texts are begun from seeds of many kinds, one part each, from a
 fine-tune scaled up in its weights whose logits are amplified on top. The budget goes where the fine-tune drives what is
-being written: the kinds that led to most of it begin more texts, and of those begun the most driven go on. What they
-say is cut into statements, grouped by meaning, and verified outside of the texts, by the fine-tune as it is: by the
-log-prob gap in neutral contexts, beside a benign fine-tune of the same base.
+being written: the kinds that led to most of it for their price begin more texts, and of those begun the most driven go
+on. What they say is cut into statements, grouped by meaning, and verified outside of the texts, by the fine-tune as it
+is: by the log-prob gap in neutral contexts, beside a benign fine-tune of the same base.
 """
 
 from __future__ import annotations

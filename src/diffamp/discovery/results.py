@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffamp.discovery.draws import PER_TOKEN
 
-TRANSIENT = (*PER_TOKEN, "gap", "arm", "ended")
+TRANSIENT = (*PER_TOKEN, "gap", "arm", "ended", "cost")
 """Columns of samples that a search, or its page, needs while it runs, and nobody afterwards."""
 
 

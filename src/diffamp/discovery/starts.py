@@ -37,7 +37,5 @@ def started(pair: ModelPair, contrast: ModelPair | None, drawing: Drawing) -> pd
         *word_seeds("random", random_words(pair.tokenizer, WORDS, drawing.seed)),
     ]
     drawn = draw(pair, seeds, SAMPLES, drawing, Meter(10**9))
-    cost = drawn.spent.diff().fillna(drawn.spent).astype(int)
-    return drawn.assign(raw=drawn.arm.str.endswith("raw"), owed=owed(drawn), cost=cost)[
-        ["kind", "raw", "given", "text", "owed", "cost"]
-    ]
+    columns = ["kind", "raw", "given", "text", "owed", "cost"]
+    return drawn.assign(raw=drawn.arm.str.endswith("raw"), owed=owed(drawn))[columns]

@@ -18,7 +18,7 @@ PART = 32
 LONGEST = 2 * PART
 """Tokens at which a text is left."""
 BEST = 3
-"""Arms that are drawn from once all were tried."""
+"""Arms that are drawn from, of those that were tried."""
 
 
 def owed(samples: pd.DataFrame) -> list[float]:
@@ -55,15 +55,21 @@ def going_on(samples: pd.DataFrame, seeds: Mapping[str, Seed]) -> dict[int, Seed
 
 
 def live(new: Sequence[Seed], samples: pd.DataFrame) -> list[list[Seed]]:
-    """Seeds by arm, in the order in which arms are served: the `BEST` of those that were tried, by what their texts'
-    first parts owe to the fine-tune, then those that were not."""
+    """Seeds by arm, in the order in which arms are served: the `BEST` of those that were tried, by the nats that their
+    texts' first parts owe to the fine-tune for each forward token; then those that were not, documents before answers,
+    whose template has to be paid for with every seed.
+
+    Args:
+        samples: of `diffamp.discovery.draws.draw`, with the column owed.
+    """
     arms: dict[str, list[Seed]] = {}
-    for seed in new:
+    for seed in sorted(new, key=lambda s: not s.prompt.raw):
         arms.setdefault(seed.arm, []).append(seed)
     if samples.empty:
         return list(arms.values())
     first = samples[samples.terms.map(len) <= PART]
-    tried = first.groupby("arm").owed.mean().sort_values(ascending=False, kind="stable").index
+    total = first.groupby("arm")[["owed", "cost"]].sum()
+    tried = (total.owed / total.cost).sort_values(ascending=False, kind="stable").index
     best = [a for a in tried if a in arms][:BEST]
     return [arms[a] for a in [*best, *(a for a in arms if a not in tried)]]
 
