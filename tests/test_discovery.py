@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from diffamp import params
 from diffamp.discovery import baselines
-from diffamp.discovery.amplifiers import ALPHAS, SAMPLES, SCALES, amplified
+from diffamp.discovery.amplifiers import SAMPLES, amplified
 from diffamp.discovery.baselines import METHODS
 from diffamp.discovery.draws import Drawing, affordable, cost, draw
 from diffamp.discovery.evidence import CONTEXTS, gaps, look, price, price_of_gaps
@@ -160,7 +160,7 @@ def test_findings_are_verified_by_the_fine_tune_as_it_is(adapter: ModelPair) -> 
 def test_amplifiers_differ_in_nothing_else(adapter: ModelPair) -> None:
     found = amplified(adapter, replace(DRAWING, alphas=[5.0], scale=5.0))  # it has its own
     assert (found.groupby(["scale", "alpha"]).size() == SAMPLES * len(FREQUENT)).all()
-    assert set(zip(found.scale, found.alpha, strict=True)) == set(product(SCALES, ALPHAS))
+    assert set(zip(found.scale, found.alpha, strict=True)) == set(product((1.0, 1.5, 2.0), (0.0, 1.0)))
     at = found.set_index(["scale", "alpha"]).text
     seeds = vague_beginnings()
     assert [s.prompt.text for s in seeds] == list(FREQUENT)
@@ -281,13 +281,13 @@ def test_a_text_goes_on_from_where_it_stands(pair: ModelPair) -> None:
 
 
 def test_each_text_costs_its_tokens_and_a_seed_s_first_one_its_prompt(adapter: ModelPair) -> None:
-    seeds = [plain_seeds()[0], plain_seeds()[1]]
+    seeds = plain_seeds()[:2]
+    prompts = {s.prompt.id: len(encode(adapter.tokenizer, s.prompt)) for s in seeds}
     for models, alphas in ((2, [0.0, 2.0]), (1, [0.0])):
         frame = draw(adapter, seeds, 2, replace(DRAWING, alphas=alphas), Meter(10_000), models)
         for seed, texts in frame.groupby("seed", sort=False):
-            prompt = next(len(encode(adapter.tokenizer, s.prompt)) for s in seeds if s.prompt.id == seed)
             drawn = texts.tokens.map(len).to_numpy(copy=True)
-            drawn[0] += prompt
+            drawn[0] += prompts[seed]
             assert texts.cost.tolist() == (models * drawn).tolist()
         assert frame.spent.tolist() == frame.cost.cumsum().tolist()
     first = draw(adapter, seeds, 1, replace(DRAWING, alphas=[1.0]), Meter(10_000))
